@@ -1,0 +1,63 @@
+//! One try of one call: its order, the opening of its stream, its end.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Account, AttemptId, Failure, Headers, Request, SlotId, StreamItem, Usage};
+
+/// Dispatcher to request actor: make this try.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct RunAttempt {
+    pub(crate) slot: SlotId,
+    pub(crate) id: AttemptId,
+    pub(crate) request: Arc<Request>,
+    pub(crate) account: Arc<Account>,
+    /// The model's name at the upstream; `None` when the caller named none.
+    pub(crate) model: Option<Arc<str>>,
+}
+
+/// Dispatcher to request actor: nobody waits for this try any more. Answered with an [`Attempted`] like any other end.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Abort {
+    pub(crate) slot: SlotId,
+    pub(crate) id: AttemptId,
+}
+
+/// Request actor to dispatcher: the stream has shown its first content. Its bytes go straight to the caller; an
+/// [`Attempted`] follows at its end.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Opened {
+    pub(crate) slot: SlotId,
+    pub(crate) id: AttemptId,
+    pub(crate) status: u16,
+    pub(crate) headers: Headers,
+    pub(crate) events: mpsc::Receiver<StreamItem>,
+}
+
+/// Request actor to dispatcher: the try has ended and the slot is free.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Attempted {
+    pub(crate) slot: SlotId,
+    pub(crate) id: AttemptId,
+    pub(crate) end: AttemptEnd,
+}
+
+/// How a try ended.
+#[derive(Debug)]
+pub(crate) enum AttemptEnd {
+    /// A whole 2xx answer, complete and well-formed.
+    Answered { status: u16, headers: Headers, body: Bytes, usage: Option<Usage> },
+    /// A stream that had been opened has ended. What broke it was told to the caller through the stream.
+    Streamed { usage: Option<Usage>, broken: Option<Failure> },
+    /// Nothing to give out.
+    Failed(Failure),
+    /// It was called off.
+    Aborted,
+}

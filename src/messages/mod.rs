@@ -1,0 +1,31 @@
+//! What actors say to each other, and the things they say it about.
+//!
+//! Nothing here decides anything. A request is immutable, its body is shared bytes, and an id ties every answer to
+//! its request at every hop.
+
+mod account;
+mod attempt;
+mod body;
+mod control;
+mod error;
+mod failure;
+mod headers;
+mod ids;
+mod outcome;
+mod request;
+mod slot;
+
+pub use account::{Account, AccountId, Secret, Timeouts, Upstream, UpstreamKind};
+pub(crate) use attempt::{Abort, AttemptEnd, Attempted, Opened, RunAttempt};
+pub use body::{Body, UsageAsk};
+pub(crate) use control::{AskHealth, Drain, EndAll, Health, Submit};
+pub use control::{Call, Cancel};
+pub use error::{Error, ErrorKind};
+pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
+pub use headers::Headers;
+pub use ids::CallId;
+pub(crate) use ids::{AttemptId, SeatId, SlotId};
+pub(crate) use outcome::StreamItem;
+pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
+pub use request::{Endpoint, Priority, Request};
+pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};

@@ -1,0 +1,174 @@
+//! What the caller said: immutable, its body shared and never rewritten on the way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use serde::Serialize;
+
+use super::{Body, Error, ErrorKind, Headers};
+
+/// The calls of OpenAI's protocol that forebay carries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum Endpoint {
+    /// `/chat/completions`
+    ChatCompletions,
+    /// `/completions`
+    Completions,
+    /// `/embeddings`
+    Embeddings,
+    /// `/responses`
+    Responses,
+    /// `/moderations`
+    Moderations,
+}
+
+impl Endpoint {
+    /// Every endpoint.
+    pub const ALL: [Endpoint; 5] =
+        [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Embeddings, Endpoint::Responses, Endpoint::Moderations];
+
+    /// Its path below an OpenAI base URL, with a leading slash.
+    pub fn path(self) -> &'static str {
+        match self {
+            Endpoint::ChatCompletions => "/chat/completions",
+            Endpoint::Completions => "/completions",
+            Endpoint::Embeddings => "/embeddings",
+            Endpoint::Responses => "/responses",
+            Endpoint::Moderations => "/moderations",
+        }
+    }
+
+    /// Whether a call may leave `model` out.
+    pub fn model_is_optional(self) -> bool {
+        matches!(self, Endpoint::Responses | Endpoint::Moderations)
+    }
+}
+
+/// Which calls go first when the budget is short.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub enum Priority {
+    /// Before the others.
+    High,
+    /// As they come.
+    #[default]
+    Normal,
+    /// When nothing else waits.
+    Low,
+}
+
+/// One request, as the caller made it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    endpoint: Endpoint,
+    body: Body,
+    headers: Headers,
+    timeout: Option<Duration>,
+    priority: Priority,
+    tenant: Option<Arc<str>>,
+}
+
+impl Request {
+    /// A request to `endpoint` with a JSON body, forwarded byte for byte.
+    ///
+    /// # Errors
+    /// `invalid_request` when the body is not what CONTRACT asks of one: a UTF-8 JSON object of depth at most 128 with
+    /// a `model`, and `stream` a bool where it is there.
+    pub fn new(endpoint: Endpoint, body: impl Into<Bytes>) -> Result<Self, Error> {
+        let body = Body::read(endpoint, body.into())?;
+        Ok(Self { endpoint, body, headers: Headers::new(), timeout: None, priority: Priority::default(), tenant: None })
+    }
+
+    /// A chat: `messages` is any value that serialises to the array OpenAI's API takes.
+    ///
+    /// # Panics
+    /// When `messages` does not serialise to a JSON array or `model` is empty: the program's own mistake, not its input's.
+    /// Use [`Request::new`] for bodies from outside.
+    pub fn chat(model: &str, messages: impl Serialize) -> Self {
+        #[derive(Serialize)]
+        struct Chat<'a, M> {
+            model: &'a str,
+            messages: M,
+        }
+        let body = serde_json::to_vec(&Chat { model, messages }).expect("messages serialise to JSON");
+        Self::new(Endpoint::ChatCompletions, body).expect("a chat has a model and an array of messages")
+    }
+
+    /// The call's whole life, queueing and retries included; for streams until the first event.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Where it stands among calls that wait.
+    pub fn with_priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Adds a header for the upstream.
+    ///
+    /// # Errors
+    /// `invalid_request` when name or value cannot stand in a header.
+    pub fn with_header(mut self, name: &str, value: &str) -> Result<Self, Error> {
+        let invalid = |what: &str| Error::new(ErrorKind::InvalidRequest, format!("header {what} cannot be sent"));
+        let name = HeaderName::try_from(name).map_err(|_| invalid("name"))?;
+        let value = HeaderValue::try_from(value).map_err(|_| invalid("value"))?;
+        self.headers.push(name, value);
+        Ok(self)
+    }
+
+    /// Replaces the headers for the upstream.
+    pub fn with_headers(mut self, headers: Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// Who asks, as the configuration names them.
+    pub fn with_tenant(mut self, tenant: Option<Arc<str>>) -> Self {
+        self.tenant = tenant;
+        self
+    }
+
+    /// Which call it is.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
+    /// The body and what was read from it.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+
+    /// The model asked for.
+    pub fn model(&self) -> Option<&str> {
+        self.body.model()
+    }
+
+    /// Whether a stream of events is asked for.
+    pub fn is_stream(&self) -> bool {
+        self.body.is_stream()
+    }
+
+    /// Headers for the upstream.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The caller's own time limit.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// Where it stands among calls that wait.
+    pub fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    /// Who asks.
+    pub fn tenant(&self) -> Option<&Arc<str>> {
+        self.tenant.as_ref()
+    }
+}

@@ -1,0 +1,3 @@
+//! The supervised pool of request actors.
+
+pub mod transport;
