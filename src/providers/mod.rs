@@ -4,4 +4,8 @@
 //! stream's next step (`sse`, `openai`) or a [`Failure`](crate::messages::Failure) (`classify`). Nothing here waits,
 //! and nothing here panics, whatever the bytes.
 
+pub(crate) mod error_body;
+pub(crate) mod headers;
+pub(crate) mod openai;
 pub(crate) mod sse;
+pub(crate) mod waits;
