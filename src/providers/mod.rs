@@ -4,8 +4,11 @@
 //! stream's next step (`sse`, `openai`) or a [`Failure`](crate::messages::Failure) (`classify`). Nothing here waits,
 //! and nothing here panics, whatever the bytes.
 
+pub(crate) mod classify;
 pub(crate) mod error_body;
 pub(crate) mod headers;
 pub(crate) mod openai;
+pub(crate) mod redact;
 pub(crate) mod sse;
+pub(crate) mod tokens;
 pub(crate) mod waits;
