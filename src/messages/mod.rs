@@ -11,6 +11,7 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
+pub(crate) mod json;
 mod outcome;
 mod redact;
 mod request;
