@@ -136,7 +136,7 @@ impl Handler<Call> for Dispatcher {
 
     fn handle(&mut self, call: Call, ctx: &mut Context<Self>) -> Self::Result {
         let (reply, outcome) = oneshot::channel();
-        match self.admission.admit(call.request.body().len()) {
+        match self.admission.admit(call.request.body().bytes().len()) {
             Err(error) => return Box::pin(std::future::ready(Err(error))),
             Ok(admitted) => {
                 let submit = Submit { id: call.id, request: call.request, admitted, seat: None, reply };

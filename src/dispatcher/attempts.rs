@@ -140,7 +140,7 @@ impl Switchboard {
             request: Arc::clone(&entry.request),
             account,
             model: entry.targets[entry.target].model.clone(),
-            redactor: Arc::clone(&self.redactor),
+            redactor: self.redactor.clone(),
         }));
     }
 

@@ -33,7 +33,7 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Switchboard {
     pub(super) config: Arc<Config>,
-    pub(super) redactor: Arc<Redactor>,
+    pub(super) redactor: Redactor,
     /// One per upstream ever configured; an index stays what it is.
     pub(super) lanes: Vec<Lane>,
     pub(super) lane_of: HashMap<Arc<str>, usize>,
@@ -54,7 +54,7 @@ pub(crate) struct Switchboard {
 impl Switchboard {
     pub(crate) fn new(config: Arc<Config>, dice: Dice, now: Instant) -> Self {
         let mut board = Self {
-            redactor: Arc::default(),
+            redactor: Redactor::new(config.secrets()),
             config: Arc::clone(&config),
             lanes: Vec::new(),
             lane_of: HashMap::new(),
@@ -76,7 +76,7 @@ impl Switchboard {
     /// configuration sends them.
     pub(crate) fn reconfigure(&mut self, config: Arc<Config>, now: Instant) {
         self.config = config;
-        self.redactor = Arc::new(Redactor::new(self.config.secrets()));
+        self.redactor = Redactor::new(self.config.secrets());
         let slots = self.config.pool.slots_per_account;
         let config = Arc::clone(&self.config);
         for (name, section) in &config.upstreams {

@@ -18,7 +18,7 @@ pub(crate) struct RunAttempt {
     /// The model's name at the upstream; `None` when the caller named none.
     pub(crate) model: Option<Arc<str>>,
     /// Takes configured secrets out of what the upstream says.
-    pub(crate) redactor: Arc<Redactor>,
+    pub(crate) redactor: Redactor,
 }
 
 /// Dispatcher to request actor: nobody waits for this try any more. Answered with an [`Attempted`] like any other end.

@@ -8,12 +8,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
-use super::exchange::{Reading, error_answer};
+use super::exchange::Reading;
 use super::transport::{BodyStream, HttpResponse};
-use crate::clock;
+use crate::clock::{self, WallClock};
 use crate::messages::{
     AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, Opened, RunAttempt, Sent, StreamSender, stream,
 };
+use crate::providers::classify::classify_event;
 use crate::providers::headers;
 use crate::providers::openai::{Step, StreamReader};
 use crate::providers::sse::SseParser;
@@ -84,17 +85,21 @@ impl Source {
                     Step::Hold if !self.begun && piece.len() > MAX_OPENING => {
                         return broken(FailureKind::Malformed, "the stream opens with too much that is not content");
                     }
-                    Step::Hold => piece.extend_from_slice(&event.raw),
+                    Step::Hold => piece.extend_from_slice(event.raw()),
                     Step::Content => {
                         self.begun = true;
-                        piece.extend_from_slice(&event.raw);
+                        piece.extend_from_slice(event.raw());
                     }
                     Step::Drop => {}
-                    Step::Malformed => return broken(FailureKind::Malformed, "an event of the stream is not JSON"),
-                    Step::Error { body, status } => return Some(self.said_error(attempt, body, status)),
+                    Step::Malformed { detail } => {
+                        let message = "an event of the stream is not what it must be";
+                        let failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, detail);
+                        return Some(Progress::Broken(Box::new(failure), None));
+                    }
+                    Step::Error { body, status } => return Some(self.said_error(attempt, &body, status)),
                 }
             }
-            if self.reader.is_done() {
+            if self.reader.is_ended() {
                 return Some(Progress::Complete);
             }
             if self.begun && piece.len() >= PIECE {
@@ -114,21 +119,14 @@ impl Source {
         }
     }
 
-    fn said_error(&self, attempt: &RunAttempt, body: Bytes, status: Option<u16>) -> Progress {
-        // An event has no status of its own; where it names none it is the upstream's fault.
-        let status = status.unwrap_or(502);
-        let mut failure = error_answer(attempt, status, &self.headers, &body);
-        failure.kind = match failure.kind {
-            FailureKind::OutOfQuota => FailureKind::OutOfQuota,
-            _ => FailureKind::StreamError,
-        };
-        failure.message = "the stream brought an error".into();
-        if let Some((_, headers, _)) = &mut failure.answer {
-            *headers = Headers::new();
-            headers.push(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        }
-        let body = failure.answer.as_ref().map(|(_, _, body)| body.clone());
-        Progress::Broken(Box::new(failure), body)
+    /// The stream reports an error. Its text may go to the caller, so no configured secret in it survives.
+    fn said_error(&self, attempt: &RunAttempt, body: &Bytes, status: Option<u16>) -> Progress {
+        let body = attempt.redactor.redact(body);
+        let mut failure = classify_event(status, &self.headers, &body, WallClock::new().at(clock::now()));
+        let mut json = Headers::new();
+        json.push(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+        failure.answer = Some((failure.status().unwrap_or(502), json, body.clone()));
+        Progress::Broken(Box::new(failure), Some(body))
     }
 }
 
@@ -172,7 +170,7 @@ pub(super) async fn run(
         slot: attempt.slot,
         id: attempt.id,
         status: source.status,
-        headers: headers::for_caller(&source.headers),
+        headers: headers::pick_for_caller(&source.headers),
         events,
     });
     let end = pass_on(&attempt, &mut source, &sender, first, &mut aborted).await;

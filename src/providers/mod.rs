@@ -8,7 +8,6 @@ pub(crate) mod classify;
 pub(crate) mod error_body;
 pub(crate) mod headers;
 pub(crate) mod openai;
-pub(crate) mod redact;
 pub(crate) mod sse;
 pub(crate) mod tokens;
 pub(crate) mod waits;

@@ -96,7 +96,7 @@ impl Forebay {
         if request.is_stream() {
             return Err(Error::new(ErrorKind::InvalidRequest, "this request asks for a stream: use stream()").with_param("stream"));
         }
-        let admitted = self.admit(request.body().len())?;
+        let admitted = self.admit(request.body().bytes().len())?;
         self.begin(CallId::new(), request, admitted, None).await
     }
 
@@ -107,7 +107,7 @@ impl Forebay {
     /// As [`Forebay::call`].
     pub async fn stream(&self, request: Request) -> Result<Events, Error> {
         let request = request.into_stream()?;
-        let admitted = self.admit(request.body().len())?;
+        let admitted = self.admit(request.body().bytes().len())?;
         let Answer { body, meta, .. } = self.begin(CallId::new(), request, admitted, None).await?;
         match body {
             AnswerBody::Stream(body) => Ok(Events::new(body, meta)),

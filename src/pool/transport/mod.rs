@@ -85,3 +85,6 @@ impl TransportError {
         Self { kind, sent, detail: detail.into() }
     }
 }
+
+/// stub
+pub fn http() -> TransportFactory { unimplemented!() }

@@ -96,6 +96,11 @@ impl StreamReader {
         self.is_ended || (!self.choices.is_empty() && self.choices.values().all(|is_finished| *is_finished))
     }
 
+    /// Whether nothing can come any more but the end of the body.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
     /// The usage told last.
     pub(crate) fn usage(&self) -> Option<Usage> {
         self.usage
