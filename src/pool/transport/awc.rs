@@ -196,7 +196,12 @@ impl Place {
         };
         let host = given.host().filter(|host| !host.is_empty()).ok_or_else(|| unusable("no host"))?;
         let usual = if tls { 443 } else { 80 };
-        let port = given.port_u16().unwrap_or(usual);
+        let port = match given.port_u16() {
+            Some(port) => port,
+            // "h:99999" has no port for this parser, and must not go to the usual one.
+            None if given.authority().is_some_and(|all| !all.as_str().ends_with(host)) => return Err(unusable("not a port")),
+            None => usual,
+        };
         let authority = format!("{host}:{port}");
         // awc would leave out :443 of plain http and :80 of https too, which are not the usual ports there.
         let shown = if port == usual { host } else { &authority };

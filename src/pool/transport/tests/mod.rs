@@ -1,1 +1,3 @@
+//! The transport, from its bytes to its peers.
 
+mod strict;
