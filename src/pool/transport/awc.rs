@@ -94,9 +94,11 @@ impl AwcTransport {
         }
         let config = match tls {
             // What cannot be read now would verify nothing: no more use in trying again than with a wrong certificate.
-            true => Some(self.trust.config(upstream.ca_file.as_deref()).map_err(|detail| {
-                TransportError::new(FailureKind::Certificate, Sent::No, detail)
-            })?),
+            true => Some(
+                self.trust
+                    .config(upstream.ca_file.as_deref())
+                    .map_err(|detail| TransportError::new(FailureKind::Certificate, Sent::No, detail))?,
+            ),
             false => None,
         };
         let client = client(Dial { tls: config, limit: upstream.timeouts.connect });
@@ -170,7 +172,8 @@ impl Transport for AwcTransport {
                 let detail = "an interim answer in place of the answer";
                 return Err(TransportError::new(FailureKind::Malformed, exchange.sent(), detail));
             }
-            let headers = answer.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Headers>();
+            let headers =
+                answer.headers().iter().map(|(name, value)| (name.clone(), value.clone())).collect::<Headers>();
             Ok(HttpResponse::new(answer.status().as_u16(), headers, Box::pin(Body { answer: Some(answer), exchange })))
         })
     }
@@ -199,7 +202,9 @@ impl Place {
         let port = match given.port_u16() {
             Some(port) => port,
             // "h:99999" has no port for this parser, and must not go to the usual one.
-            None if given.authority().is_some_and(|all| !all.as_str().ends_with(host)) => return Err(unusable("not a port")),
+            None if given.authority().is_some_and(|all| !all.as_str().ends_with(host)) => {
+                return Err(unusable("not a port"));
+            }
             None => usual,
         };
         let authority = format!("{host}:{port}");
@@ -253,7 +258,11 @@ mod tests {
             ("http://user:secret@h/x", "http://h:80/x", "h", false),
         ] {
             let place = Place::read(url).unwrap();
-            assert_eq!((place.uri.to_string(), place.host.to_str().unwrap(), place.tls), (uri.into(), host, tls), "{url}");
+            assert_eq!(
+                (place.uri.to_string(), place.host.to_str().unwrap(), place.tls),
+                (uri.into(), host, tls),
+                "{url}"
+            );
         }
         for url in ["ftp://h/", "h", "https://", "http://h:99999/", "/v1"] {
             let error = Place::read(url).err().expect(url);

@@ -110,7 +110,8 @@ fn bare(host: &str) -> &str {
 
 /// Why a handshake failed: whose certificate does not verify is to be left alone, everything else may pass.
 fn not_shaken(error: io::Error) -> DialError {
-    let refused = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(about_certificate);
+    let refused =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(about_certificate);
     let kind = if refused { FailureKind::Certificate } else { FailureKind::Unreachable };
     DialError { kind, detail: format!("TLS: {error}") }
 }
@@ -178,10 +179,8 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialErro
 fn tuned(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let socket = SockRef::from(tcp);
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(DEAD_PATH))?;

@@ -151,7 +151,9 @@ fn mend(head: &mut [u8], minor: u8, status: u16) -> Result<(Framing, bool), Brok
         _ => {}
     }
     // HTTP/1.0 closes unless agreed otherwise; a length beside chunks is how answers get smuggled.
-    let reusable = minor == 1 && body != Framing::ToEof && !(chunked && length.is_some());
+    // A peer that says 408 or 413 may not have read the request, nor mean to.
+    let reusable =
+        minor == 1 && body != Framing::ToEof && !(chunked && length.is_some()) && !matches!(status, 408 | 413);
     Ok((body, reusable))
 }
 
@@ -171,8 +173,14 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", Framing::Length(7), true, "HTTP/1.1"),
             ("HTTP/1.1 200 OK\nCONTENT-LENGTH : 7 \n\n", Framing::Length(7), true, "HTTP/1.1"),
             ("HTTP/1.1 200\r\ntransfer-encoding: Chunked\r\n\r\n", Framing::chunked(), true, "HTTP/1.1"),
-            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n", Framing::chunked(), false, "HTTP/1.1"),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n",
+                Framing::chunked(),
+                false,
+                "HTTP/1.1",
+            ),
             ("HTTP/1.1 204 No Content\r\n\r\n", Framing::Length(0), true, "HTTP/1.1"),
+            ("HTTP/1.1 413 X\r\ncontent-length: 2\r\n\r\n", Framing::Length(2), false, "HTTP/1.1"),
             ("HTTP/1.1 200 OK\r\n\r\n", Framing::ToEof, false, "HTTP/1.0"),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\n", Framing::ToEof, false, "HTTP/1.0"),
             ("HTTP/1.0 200 OK\r\n\r\n", Framing::ToEof, false, "HTTP/1.0"),

@@ -251,7 +251,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                 ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
                 let new = &buf.filled()[before..];
                 if new.is_empty() {
-                    return Poll::Ready(if *framing == Framing::ToEof { Ok(()) } else { Err(ended("within the body")) });
+                    return Poll::Ready(if *framing == Framing::ToEof {
+                        Ok(())
+                    } else {
+                        Err(ended("within the body"))
+                    });
                 }
                 this.spent |= !framing.take(new);
                 if framing.complete() {

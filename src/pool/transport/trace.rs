@@ -108,9 +108,8 @@ mod tests {
     #[test]
     fn a_panic_does_not_leave_the_exchange_behind() {
         let panicking = scope(Rc::default(), std::future::poll_fn(|_| -> Poll<()> { panic!("as asked") }));
-        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            futures_util::FutureExt::now_or_never(panicking)
-        }));
+        let caught =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| futures_util::FutureExt::now_or_never(panicking)));
         assert!(caught.is_err());
         assert!(Exchange::current().is_none());
     }

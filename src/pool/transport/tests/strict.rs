@@ -96,7 +96,8 @@ impl Rig {
 
 #[test]
 fn interim_heads_are_taken_out_however_they_are_split() {
-    let interim = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    let interim =
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
     for answer in [ANSWER, CHUNKED] {
         let wire = format!("{interim}{answer}");
         for first in 0..=wire.len() {
@@ -134,7 +135,11 @@ fn an_end_anywhere_before_the_answers_end_is_an_error() {
             rig.hang_up();
             let error = rig.listen_error();
             let head = answer.find("\r\n\r\n").unwrap() + 4;
-            assert_eq!(error, if cut < head { "closed before the answer" } else { "closed within the body" }, "at {cut}");
+            assert_eq!(
+                error,
+                if cut < head { "closed before the answer" } else { "closed within the body" },
+                "at {cut}"
+            );
         }
     }
 }
@@ -183,7 +188,9 @@ fn bytes_nobody_asked_for_end_the_use_of_a_connection() {
 
 #[test]
 fn a_closing_answer_ends_the_use_of_a_connection() {
-    for head in ["HTTP/1.0 200 OK\r\ncontent-length: 2", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked"] {
+    for head in
+        ["HTTP/1.0 200 OK\r\ncontent-length: 2", "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked"]
+    {
         let mut rig = Rig::asked();
         let body = if head.contains("chunked") { "0\r\n\r\n" } else { "ok" };
         rig.say(format!("{head}\r\n\r\n{body}"));
