@@ -212,4 +212,24 @@ mod tests {
         let error = race(VecDeque::from([closed])).await.unwrap_err();
         assert_eq!(error.kind, FailureKind::Unreachable);
     }
+
+    /// A full backlog, which on Linux swallows whoever connects.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_gives_way_after_the_stagger() {
+        let nowhere = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        nowhere.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        nowhere.listen(0).unwrap();
+        let address = nowhere.local_addr().unwrap().as_socket().unwrap();
+        let _fills_it = TcpStream::connect(address).await.unwrap();
+
+        let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = race(VecDeque::from([address, open.local_addr().unwrap()])).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), open.local_addr().unwrap());
+
+        let dial = Dial { tls: None, limit: Duration::from_millis(50) };
+        let error = dial.dial(&format!("http://{address}").parse().unwrap()).await.unwrap_err();
+        assert_eq!(error.kind, FailureKind::Timeout(Phase::Connect));
+        assert!(error.detail.starts_with("TCP"), "{error}");
+    }
 }

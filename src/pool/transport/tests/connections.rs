@@ -84,6 +84,61 @@ fn a_dropped_exchange_closes_its_connection() {
 }
 
 #[test]
+fn a_kept_connection_that_its_peer_has_ended_carries_nothing_more() {
+    for tls in [false, true] {
+        run(async {
+            let (ending, mut ended) = unbounded_channel();
+            let peer = Peer::start(tls.then(trusted), move |conn, asked| {
+                conn.answer(&asked.body)?;
+                match asked.path.as_str() {
+                    "/finish" => conn.finish()?,
+                    "/fin" => conn.fin()?,
+                    "/reset" => conn.reset()?,
+                    // What servers say to a connection that was idle for too long.
+                    "/late" => {
+                        conn.pause();
+                        conn.say("HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")?;
+                        true
+                    }
+                    _ => return Ok(true),
+                };
+                if asked.path == "/reset" {
+                    conn.pause();
+                    conn.close_now();
+                }
+                let _ = ending.send(());
+                conn.hold();
+                Ok(false)
+            });
+            let rig = Rig::new(&peer, tls);
+            for (n, path) in ["/finish", "/fin", "/reset", "/late"].into_iter().enumerate() {
+                rig.post(path, "x").await.unwrap();
+                ended.recv().await;
+                assert_eq!(peer.connections(), n + 1);
+            }
+            rig.next_is_right("after").await;
+            assert_eq!(peer.connections(), 5);
+        });
+    }
+}
+
+#[test]
+fn the_peer_of_an_idle_connection_is_told_of_its_end() {
+    run(async {
+        let (left, mut leaving) = unbounded_channel();
+        let peer = Peer::start(Some(trusted()), move |conn, asked| {
+            conn.answer(&asked.body)?;
+            let _ = left.send(conn.is_left_cleanly());
+            Ok(false)
+        });
+        let rig = Rig::new(&peer, true);
+        rig.next_is_right("only").await;
+        drop(rig);
+        assert_eq!(leaving.recv().await, Some(true), "close_notify arrives");
+    });
+}
+
+#[test]
 fn a_peer_that_refuses_has_seen_nothing() {
     run(async {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -143,6 +143,17 @@ impl Conn {
         !matches!(self.io().read(&mut byte), Ok(n) if n > 0)
     }
 
+    /// The same, and whether TLS was told.
+    pub(super) fn is_left_cleanly(&mut self) -> bool {
+        matches!(self.io().read(&mut [0]), Ok(0))
+    }
+
+    /// Closes before the script ends.
+    pub(super) fn close_now(&mut self) {
+        let stand_in = TcpListener::bind("127.0.0.1:0").and_then(|l| TcpStream::connect(l.local_addr()?)).unwrap();
+        self.stream = Stream::Plain(stand_in);
+    }
+
     /// Ends what we say, the clean way: close_notify, then FIN.
     pub(super) fn finish(&mut self) -> io::Result<bool> {
         if let Stream::Tls(tls) = &mut self.stream {
