@@ -1,3 +1,5 @@
 //! One file a command.
 /// Runs the command line of this process.
-pub fn run() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+pub fn run() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}
