@@ -6,6 +6,7 @@ mod messages;
 mod pool;
 mod providers;
 mod system;
+mod telemetry;
 
 #[cfg(feature = "gateway")]
 #[doc(hidden)]

@@ -1,1 +1,3 @@
 //! Wire formats, pure.
+
+pub(crate) mod headers;

@@ -1,0 +1,8 @@
+//! Every log event by name. A key, a prompt or an answer is never part of one.
+
+#[cfg(feature = "gateway")]
+pub(crate) mod access;
+#[cfg(feature = "gateway")]
+pub(crate) mod gateway;
+#[cfg(feature = "gateway")]
+pub(crate) mod logging;
