@@ -89,11 +89,8 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf]) -> Resu
     telemetry::gateway::started(addr, upstreams, threads);
     // For whoever started us, scripts included: one line, whatever the log's level and form.
     let _ = writeln!(std::io::stdout(), "listening on http://{addr}");
-    loop {
-        match signals.next().await {
-            Signal::Reload => reload(&forebay, files).await,
-            Signal::Stop => break,
-        }
+    while signals.next().await == Signal::Reload {
+        reload(&forebay, files).await;
     }
     let ending = async {
         end(&forebay, gateway).await;

@@ -18,14 +18,7 @@ pub(super) fn copy(from: &Headers, to: &mut HeaderMap) {
     for (name, value) in from.iter() {
         let framing = matches!(
             name.as_str(),
-            "connection"
-                | "content-length"
-                | "date"
-                | "keep-alive"
-                | "server"
-                | "trailer"
-                | "transfer-encoding"
-                | "upgrade"
+            "connection" | "content-length" | "keep-alive" | "trailer" | "transfer-encoding" | "upgrade"
         );
         if !framing {
             to.append(name.clone(), value.clone());
@@ -74,7 +67,7 @@ fn openai_duration(time: Duration) -> String {
     match millis {
         0 => "0s".to_owned(),
         1..1_000 => format!("{millis}ms"),
-        1_000..60_000 if millis % 1_000 == 0 => format!("{}s", millis / 1_000),
+        1_000..60_000 if millis.is_multiple_of(1_000) => format!("{}s", millis / 1_000),
         1_000..60_000 => {
             let text = format!("{}.{:03}", millis / 1_000, millis % 1_000);
             format!("{}s", text.trim_end_matches('0'))
