@@ -331,9 +331,12 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn connect_gets_an_answer_and_an_end() {
+    async fn connect_is_answered_and_its_connection_closed() {
         let gateway = gateway().await;
-        let response = exchange(&gateway, "CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n").await;
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n").await.unwrap();
+        let response = read_until(&mut socket, "}}").await;
+        assert!(response.contains("connection: close"), "{response}");
         assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
     }
 
