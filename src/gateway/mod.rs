@@ -1,1 +1,108 @@
-//! The HTTP face.
+//! The HTTP face: one file a resource. It reads just enough of a call to pass it on, and says in HTTP how it ended.
+//!
+//! A call's way in: [`listener`] accepts its connection on a thread of the system's, [`guard`] wraps everything (id,
+//! panics, [`origin`], [`auth`]), [`calls`] reads head and [`body`] and begins the call, and its outcome goes out whole,
+//! as a [`stream`], or as one of the [`errors`].
+
+mod auth;
+mod body;
+mod calls;
+mod errors;
+mod guard;
+mod headers;
+mod listener;
+mod models;
+mod operations;
+mod origin;
+mod stream;
+#[cfg(test)]
+mod testing;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::{App, middleware, web};
+
+use crate::config::Config;
+use crate::messages::{Endpoint, SeatId};
+use crate::system::Forebay;
+
+pub(crate) use listener::{Gateway, GatewayHandle};
+
+/// What the handlers of one thread share.
+pub(crate) struct Shared {
+    forebay: Forebay,
+    /// The thread the handlers run on, when it is one of the system's.
+    seat: Option<SeatId>,
+    /// Set when the daemon is asked to end: from then on nothing new is begun.
+    draining: Arc<AtomicBool>,
+    /// What was read from the configuration in force; read anew when that is another.
+    doors: RefCell<Arc<Doors>>,
+}
+
+/// Who may come in, by one configuration.
+struct Doors {
+    config: Arc<Config>,
+    tenants: auth::Tenants,
+}
+
+impl Doors {
+    fn of(config: Arc<Config>) -> Arc<Self> {
+        Arc::new(Self { tenants: auth::Tenants::of(&config), config })
+    }
+}
+
+impl Shared {
+    /// What handlers on the thread `seat` share with each other and, through `draining`, with all threads.
+    pub(crate) fn new(forebay: Forebay, seat: Option<SeatId>, draining: Arc<AtomicBool>) -> Self {
+        let doors = RefCell::new(Doors::of(forebay.config()));
+        Self { forebay, seat, draining, doors }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    fn doors(&self) -> Arc<Doors> {
+        let config = self.forebay.config();
+        let mut doors = self.doors.borrow_mut();
+        if !Arc::ptr_eq(&doors.config, &config) {
+            *doors = Doors::of(config);
+        }
+        Arc::clone(&doors)
+    }
+}
+
+/// The whole gateway as an actix-web application. The daemon serves it to sockets; a test or a simulation drives it in
+/// process, on the clock it likes.
+pub(crate) fn app(
+    shared: Shared,
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    App::new()
+        // An `Rc` would do; `Data` is what actix-web's extractors know.
+        .app_data(web::Data::new(shared))
+        .configure(operations::routes)
+        .service(web::scope("/v1").configure(v1))
+        .service(web::scope("/openai/v1").configure(v1))
+        .default_service(web::to(errors::unknown_url))
+        .wrap(middleware::from_fn(guard::guard))
+}
+
+/// What stands below each of the prefixes.
+fn v1(config: &mut web::ServiceConfig) {
+    for endpoint in Endpoint::ALL {
+        config.service(calls::resource(endpoint));
+    }
+    models::routes(config);
+}

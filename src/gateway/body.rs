@@ -1,0 +1,260 @@
+//! Reads a request's body: no larger than allowed, no slower than a caller of good will, and counted as it grows.
+
+use std::time::Duration;
+
+use actix_web::error::PayloadError;
+use actix_web::http::header::{self, HeaderMap};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use futures_util::StreamExt as _;
+
+use crate::clock;
+use crate::messages::{Error, ErrorKind};
+
+/// A body that brings nothing for so long is given up, and so is one below the least rate within such a window.
+const WINDOW: Duration = Duration::from_secs(20);
+
+/// 1 KiB/s over a window.
+const WINDOW_MIN_BYTES: usize = 20 * 1024;
+
+/// Room set aside at once for a body whose length is known; larger ones grow as they come.
+const RESERVE_MAX_BYTES: usize = 1024 * 1024;
+
+/// What the head says of the body, checked before any of it is read.
+#[derive(Debug)]
+pub(super) struct Announced {
+    length: Option<usize>,
+}
+
+impl Announced {
+    /// Reads `Content-Length` and `Content-Encoding`.
+    ///
+    /// # Errors
+    /// `body_too_large` for a length over `max`, `invalid_request` for a compressed body.
+    pub(super) fn read(headers: &HeaderMap, max: usize) -> Result<Self, Error> {
+        for coding in headers.get_all(header::CONTENT_ENCODING) {
+            if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
+                return Err(Error::new(
+                    ErrorKind::InvalidRequest,
+                    "header content-encoding: only identity is taken; send the body uncompressed",
+                ));
+            }
+        }
+        // actix refuses a length that is no number; one that exceeds the machine's is too large in any case.
+        let length = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok())
+            .map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+        match length {
+            Some(length) if length > max => Err(too_large(max)),
+            length => Ok(Self { length }),
+        }
+    }
+}
+
+/// Reads `payload` to its end. `grow` takes room for so many bytes more; it is asked before they are kept.
+///
+/// # Errors
+/// `body_too_large` beyond `max`, `body_timeout` when it dribbles, `invalid_request` when it breaks off, and what
+/// `grow` says.
+pub(super) async fn read<P>(
+    payload: &mut P,
+    announced: Announced,
+    max: usize,
+    mut grow: impl FnMut(usize) -> Result<(), Error>,
+) -> Result<Bytes, Error>
+where
+    P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    let mut body = BytesMut::new();
+    let mut window_start = clock::now();
+    let mut window_bytes = 0;
+    let mut last_chunk = window_start;
+    loop {
+        let window_end = window_start + WINDOW;
+        let chunk = tokio::select! {
+            biased;
+            chunk = payload.next() => chunk,
+            () = clock::until(window_end.min(last_chunk + WINDOW)) => {
+                let now = clock::now();
+                if now >= last_chunk + WINDOW || window_bytes < WINDOW_MIN_BYTES {
+                    return Err(dribbles());
+                }
+                (window_start, window_bytes) = (now, 0);
+                continue;
+            }
+        };
+        let chunk = match chunk {
+            None => return Ok(body.freeze()),
+            Some(Err(error)) => return Err(broken(&error)),
+            Some(Ok(chunk)) => chunk,
+        };
+        if body.len() + chunk.len() > max {
+            return Err(too_large(max));
+        }
+        grow(chunk.len())?;
+        window_bytes += chunk.len();
+        last_chunk = clock::now();
+        if last_chunk >= window_end {
+            // The window ended while bytes kept coming, so that its end was never waited for.
+            if window_bytes < WINDOW_MIN_BYTES && announced.length != Some(body.len() + chunk.len()) {
+                return Err(dribbles());
+            }
+            (window_start, window_bytes) = (last_chunk, 0);
+        }
+        match announced.length {
+            // Most bodies come in one piece: it is the body, nothing is copied.
+            Some(length) if body.is_empty() && chunk.len() == length => return Ok(chunk),
+            Some(length) if body.is_empty() => body.reserve(length.min(RESERVE_MAX_BYTES)),
+            _ => {}
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
+fn too_large(max: usize) -> Error {
+    Error::new(ErrorKind::BodyTooLarge, format!("the body is larger than {max} bytes ([server] max_body)"))
+}
+
+fn dribbles() -> Error {
+    Error::new(ErrorKind::BodyTimeout, "the body came too slowly: nothing for 20 s, or less than 1 KiB/s over 20 s")
+}
+
+fn broken(error: &PayloadError) -> Error {
+    let what = match error {
+        PayloadError::Incomplete(_) => "the body broke off before its end",
+        PayloadError::EncodingCorrupted => "the body's chunked coding is broken",
+        _ => "the body could not be read",
+    };
+    Error::new(ErrorKind::InvalidRequest, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::http::header::HeaderValue;
+    use futures_util::stream;
+
+    const MAX: usize = 1024 * 1024;
+
+    fn chunked() -> Announced {
+        Announced { length: None }
+    }
+
+    /// A body of chunks, each after a pause.
+    fn paced(chunks: Vec<(Duration, usize)>) -> impl Stream<Item = Result<Bytes, PayloadError>> + Unpin {
+        Box::pin(stream::iter(chunks).then(|(pause, len)| async move {
+            clock::until(clock::now() + pause).await;
+            Ok(Bytes::from(vec![b'x'; len]))
+        }))
+    }
+
+    async fn read_paced(chunks: Vec<(Duration, usize)>) -> Result<usize, &'static str> {
+        let read = read(&mut paced(chunks), chunked(), MAX, |_| Ok(())).await;
+        read.map(|body| body.len()).map_err(|error| error.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_in_pieces_comes_out_whole() {
+        for announced in [chunked(), Announced { length: Some(7) }] {
+            let pieces = ["{\"a\":", "1", "}"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
+            let body = read(&mut stream::iter(pieces), announced, MAX, |_| Ok(())).await.unwrap();
+            assert_eq!(body, "{\"a\":1}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_in_one_piece_is_not_copied() {
+        let piece = Bytes::from(vec![b'x'; 500]);
+        let mut payload = stream::iter([Ok(piece.clone())]);
+        let body = read(&mut payload, Announced { length: Some(500) }, MAX, |_| Ok(())).await.unwrap();
+        assert_eq!(body.as_ptr(), piece.as_ptr());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_falls_silent_for_20_seconds_is_given_up_then() {
+        let start = clock::now();
+        let chunks = vec![(Duration::from_secs(5), 400_000), (Duration::from_secs(3_600), 1)];
+        assert_eq!(read_paced(chunks).await, Err("body_timeout"));
+        assert_eq!(clock::now() - start, Duration::from_secs(25));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_below_1_kib_per_second_is_given_up_after_20_seconds() {
+        let start = clock::now();
+        assert_eq!(read_paced(vec![(Duration::from_secs(1), 1_000); 600]).await, Err("body_timeout"));
+        assert!(clock::now() - start <= Duration::from_secs(21));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_turns_slow_after_a_fast_start_is_given_up() {
+        let mut chunks = vec![(Duration::ZERO, 500_000)];
+        chunks.extend(vec![(Duration::from_secs(1), 100); 600]);
+        let start = clock::now();
+        assert_eq!(read_paced(chunks).await, Err("body_timeout"));
+        assert!(clock::now() - start <= Duration::from_secs(41));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_above_the_least_rate_is_read_to_its_end() {
+        assert_eq!(read_paced(vec![(Duration::from_secs(2), 3_000); 100]).await, Ok(300_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_body_within_the_first_window_may_take_its_time() {
+        assert_eq!(read_paced(vec![(Duration::from_secs(9), 10), (Duration::from_secs(9), 10)]).await, Ok(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_beyond_the_maximum_is_refused_while_it_is_read() {
+        let mut admitted = 0;
+        let mut payload = paced(vec![(Duration::ZERO, 400_000); 10]);
+        let refused = read(&mut payload, chunked(), MAX, |more| {
+            admitted += more;
+            Ok(())
+        });
+        assert_eq!(refused.await.unwrap_err().code(), "body_too_large");
+        assert!(admitted <= MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_is_asked_for_before_bytes_are_kept_and_its_refusal_ends_the_reading() {
+        let mut room = 1_000_usize;
+        let mut payload = paced(vec![(Duration::ZERO, 600); 5]);
+        let read = read(&mut payload, chunked(), MAX, |more| {
+            room = room.checked_sub(more).ok_or_else(|| Error::new(ErrorKind::Overloaded, "full"))?;
+            Ok(())
+        });
+        assert_eq!(read.await.unwrap_err().code(), "overloaded");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_breaks_off_is_an_invalid_request() {
+        let pieces = [Ok(Bytes::from_static(b"{")), Err(PayloadError::Incomplete(None))];
+        let error = read(&mut stream::iter(pieces), chunked(), MAX, |_| Ok(())).await.unwrap_err();
+        assert_eq!(error.code(), "invalid_request");
+    }
+
+    #[test]
+    fn a_head_that_announces_too_much_is_refused_before_the_body() {
+        let read = |length: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_str(length).unwrap());
+            Announced::read(&headers, 100).map_err(|error| error.code())
+        };
+        assert!(read("100").is_ok());
+        assert_eq!(read("101").unwrap_err(), "body_too_large");
+        assert_eq!(read("18446744073709551615").unwrap_err(), "body_too_large");
+    }
+
+    #[test]
+    fn a_compressed_body_is_refused_with_the_headers_name() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("Identity"));
+        assert!(Announced::read(&headers, 100).is_ok());
+        headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        let error = Announced::read(&headers, 100).unwrap_err();
+        assert_eq!(error.code(), "invalid_request");
+        assert!(error.message().contains("content-encoding"));
+    }
+}

@@ -1,0 +1,302 @@
+//! The calls that are passed on: read, begun, answered.
+
+use std::time::Duration;
+
+use actix_web::body::BoxBody;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderMap, HeaderName};
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
+
+use super::body::{self, Announced};
+use super::guard::Caller;
+use super::{Shared, errors, headers, stream};
+use crate::config::parse_duration;
+use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
+use crate::providers::headers::for_upstream;
+use crate::system::{Admitted, Pending};
+use crate::telemetry::access::AccessLine;
+
+const X_FOREBAY_TIMEOUT: HeaderName = HeaderName::from_static("x-forebay-timeout");
+const X_FOREBAY_PRIORITY: HeaderName = HeaderName::from_static("x-forebay-priority");
+
+/// What OpenAI's and Anthropic's SDKs send of their own time limit, in seconds.
+const SDK_TIMEOUTS: [&str; 2] = ["x-stainless-timeout", "x-stainless-read-timeout"];
+
+/// The longest time limit there is.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// How soon a caller refused for a drain may knock elsewhere, or at our successor's door.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The route of `endpoint`, below a prefix.
+pub(super) fn resource(endpoint: Endpoint) -> Resource {
+    let post = web::post().to(move |shared: web::Data<Shared>, request: HttpRequest, payload: web::Payload| {
+        call(endpoint, shared, request, payload)
+    });
+    errors::only(web::resource(endpoint.path()).route(post), "POST")
+}
+
+/// One call from its head to its answer. Dropped when the caller hangs up, which cancels the call.
+async fn call(
+    endpoint: Endpoint,
+    shared: web::Data<Shared>,
+    request: HttpRequest,
+    mut payload: web::Payload,
+) -> HttpResponse {
+    let caller = Caller::of(&request);
+    let mut line = AccessLine::new(caller.id, endpoint, caller.tenant.clone());
+    let (call, admitted) = match read(endpoint, &shared, &request, &caller, &mut payload).await {
+        Ok(read) => read,
+        Err(error) => {
+            line.fail(&error);
+            return errors::reply_unread(&error, payload.into_inner());
+        }
+    };
+    if let Some(model) = call.model() {
+        line.set_model(model);
+    }
+    let is_stream = call.is_stream();
+    let pending: Pending = shared.forebay.begin(caller.id, call, admitted, shared.seat);
+    if !is_stream {
+        return answer(pending.await, line);
+    }
+    match stream::opening(pending).await {
+        Ok(outcome) => answer(outcome, line),
+        Err(pending) => stream::late(pending, line),
+    }
+}
+
+/// Reads the call: what its head says first, so that a body is not waited for in vain.
+async fn read(
+    endpoint: Endpoint,
+    shared: &Shared,
+    request: &HttpRequest,
+    caller: &Caller,
+    payload: &mut web::Payload,
+) -> Result<(Request, Admitted), Error> {
+    if shared.is_draining() {
+        let error = Error::new(ErrorKind::Draining, "forebay is shutting down and takes no new calls");
+        return Err(error.with_retry_after(DRAINING_RETRY_AFTER));
+    }
+    let from = request.headers();
+    let timeout = timeout(from)?;
+    let priority = priority(from)?;
+    let max = shared.doors().config.server.max_body;
+    let announced = Announced::read(from, max)?;
+    let mut admitted = shared.forebay.admit(0)?;
+    let bytes = body::read(payload, announced, max, |more| admitted.grow(more)).await?;
+    let mut call = Request::new(endpoint, bytes)?
+        .with_headers(passed_on(from))
+        .with_priority(priority)
+        .with_tenant(caller.tenant.clone());
+    if let Some(timeout) = timeout {
+        call = call.with_timeout(timeout);
+    }
+    Ok((call, admitted))
+}
+
+fn passed_on(from: &HeaderMap) -> Headers {
+    from.iter().filter(|(name, _)| for_upstream(name.as_str())).map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The caller's time limit: its own word to us, or else what its SDK lets on.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    if let Some(value) = headers.get(X_FOREBAY_TIMEOUT) {
+        let parsed = value.to_str().map_err(|_| "it is not text".to_owned()).and_then(parse_duration);
+        return match parsed {
+            Ok(timeout) => Ok(Some(timeout)),
+            Err(problem) => Err(bad_header(&X_FOREBAY_TIMEOUT, &problem)),
+        };
+    }
+    let seconds = |name| {
+        let seconds: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
+        // Not above 0 covers what is not a number, too.
+        (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).map_or(TIMEOUT_MAX, |time| time.min(TIMEOUT_MAX)))
+    };
+    Ok(SDK_TIMEOUTS.into_iter().find_map(seconds))
+}
+
+fn priority(headers: &HeaderMap) -> Result<Priority, Error> {
+    match headers.get(X_FOREBAY_PRIORITY).map(|value| value.as_bytes()) {
+        None | Some(b"normal") => Ok(Priority::Normal),
+        Some(b"high") => Ok(Priority::High),
+        Some(b"low") => Ok(Priority::Low),
+        Some(_) => Err(bad_header(&X_FOREBAY_PRIORITY, "it must be high, normal or low")),
+    }
+}
+
+fn bad_header(name: &HeaderName, problem: &str) -> Error {
+    Error::new(ErrorKind::InvalidRequest, format!("header {name}: {problem}"))
+}
+
+/// An outcome that came before any head was sent.
+fn answer(outcome: Outcome, mut line: AccessLine) -> HttpResponse {
+    let Answer { status, headers: theirs, body, meta } = match outcome {
+        Ok(answer) => answer,
+        Err(error) => {
+            line.fail(&error);
+            return errors::reply(&error);
+        }
+    };
+    line.set_status(status);
+    line.set_meta(&meta);
+    let mut response = HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::OK));
+    headers::copy(&theirs, response.headers_mut());
+    headers::describe(&meta, response.headers_mut());
+    match body {
+        AnswerBody::Whole(bytes) => {
+            line.complete();
+            response.set_body(BoxBody::new(bytes))
+        }
+        AnswerBody::Stream(events) => {
+            stream::event_headers(response.headers_mut());
+            response.set_body(stream::body(events, line))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::{answer as served_answer, config, get, json, served};
+    use crate::messages::{CallId, Meta};
+    use actix_web::body::MessageBody as _;
+    use actix_web::http::header::HeaderValue;
+    use actix_web::test::TestRequest;
+    use bytes::Bytes;
+
+    fn sent(headers: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn an_sdks_own_timeout_is_used_and_an_unreadable_one_ignored() {
+        let seconds = |name, value| timeout(&sent(&[(name, value)])).unwrap().map(|time| time.as_secs_f64());
+        assert_eq!(seconds("x-stainless-timeout", "600"), Some(600.0));
+        assert_eq!(seconds("x-stainless-read-timeout", "0.5"), Some(0.5));
+        assert_eq!(seconds("x-stainless-timeout", "1e300"), Some(365.0 * 86_400.0));
+        for unreadable in ["", "0", "-1", "NaN", "ten", "not_given"] {
+            assert_eq!(seconds("x-stainless-timeout", unreadable), None, "{unreadable}");
+        }
+        let both = sent(&[("x-stainless-timeout", "soon"), ("x-stainless-read-timeout", "7")]);
+        assert_eq!(timeout(&both).unwrap(), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_bad_timeout_of_ours_is_an_error_that_names_the_header() {
+        let error = timeout(&sent(&[("x-forebay-timeout", "soon"), ("x-stainless-timeout", "600")])).unwrap_err();
+        assert_eq!(error.code(), "invalid_request");
+        assert!(error.message().contains("x-forebay-timeout"));
+    }
+
+    #[test]
+    fn a_priority_is_one_of_three_words() {
+        assert_eq!(priority(&sent(&[])).unwrap(), Priority::Normal);
+        assert_eq!(priority(&sent(&[("x-forebay-priority", "high")])).unwrap(), Priority::High);
+        assert_eq!(priority(&sent(&[("x-forebay-priority", "low")])).unwrap(), Priority::Low);
+        let error = priority(&sent(&[("x-forebay-priority", "urgent")])).unwrap_err();
+        assert!(error.message().contains("x-forebay-priority"));
+    }
+
+    #[test]
+    fn neither_key_nor_cookie_goes_to_the_upstream() {
+        let headers = passed_on(&sent(&[
+            ("authorization", "Bearer sk"),
+            ("x-api-key", "sk"),
+            ("cookie", "a=b"),
+            ("content-type", "application/json"),
+            ("openai-organization", "org"),
+        ]));
+        assert_eq!(headers.get("openai-organization"), Some("org"));
+        assert_eq!(headers.len(), 2);
+    }
+
+    #[test]
+    fn an_answer_goes_out_as_it_came_with_what_forebay_knows() {
+        let theirs = [("content-type", "application/json"), ("x-forebay-attempts", "9")];
+        let outcome = Ok(Answer {
+            status: 201,
+            headers: theirs
+                .into_iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect(),
+            body: AnswerBody::Whole(Bytes::from_static(b"{ }")),
+            meta: Meta { upstream: Some("openai".into()), attempts: 2, ..Meta::default() },
+        });
+        let line = AccessLine::new(CallId::new(), Endpoint::Embeddings, None);
+        let response = answer(outcome, line);
+        assert_eq!(response.status(), 201);
+        assert_eq!(response.headers().get("x-forebay-attempts").unwrap(), "2");
+        assert_eq!(response.headers().get("content-type").unwrap(), "application/json");
+        assert_eq!(response.into_body().try_into_bytes().unwrap(), "{ }");
+    }
+
+    #[actix_web::test]
+    async fn a_call_takes_post_only_and_says_so() {
+        let app = served(config()).await;
+        for endpoint in Endpoint::ALL {
+            for prefix in ["/v1", "/openai/v1"] {
+                let response = served_answer(&app, get(&format!("{prefix}{}", endpoint.path()))).await;
+                assert_eq!(response.status(), 405);
+                assert_eq!(response.headers().get("allow").unwrap(), "POST");
+                assert_eq!(json(response).await["error"]["code"], "method_not_allowed");
+            }
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_the_head_gets_wrong_is_refused_before_the_body() {
+        let app = served(config()).await;
+        let post = || TestRequest::post().uri("/v1/chat/completions").set_payload("{}");
+        let too_large = post().insert_header(("content-length", "999999999999"));
+        let response = served_answer(&app, too_large).await;
+        assert_eq!(response.status(), 413);
+        assert_eq!(response.headers().get("x-should-retry").unwrap(), "false");
+        for (name, value) in [("x-forebay-timeout", "soon"), ("x-forebay-priority", "1"), ("content-encoding", "br")] {
+            let response = served_answer(&app, post().insert_header((name, value))).await;
+            assert_eq!(response.status(), 400, "{name}");
+            assert!(json(response).await["error"]["message"].as_str().unwrap().contains(name));
+        }
+    }
+
+    #[actix_web::test]
+    async fn while_draining_a_call_is_refused_with_patience_and_the_connection_closed() {
+        use std::sync::Arc;
+        use std::sync::atomic::AtomicBool;
+        let forebay = crate::system::Forebay::start(config()).await.unwrap();
+        let shared = Shared::new(forebay, None, Arc::new(AtomicBool::new(true)));
+        let app = actix_web::test::init_service(crate::gateway::app(shared)).await;
+        let response = served_answer(&app, TestRequest::post().uri("/v1/embeddings").set_payload("{}")).await;
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers().get("retry-after").unwrap(), "1");
+        assert_eq!(json(response).await["error"]["code"], "draining");
+    }
+
+    #[actix_web::test]
+    async fn odd_spellings_of_a_path_are_unknown() {
+        let app = served(config()).await;
+        for path in [
+            "/",
+            "//v1/models",
+            "/v1//models",
+            "/v1/models/",
+            "/v1/models;x",
+            "/v1/./models",
+            "/v1/%2e/models",
+            "/v1/%2e%2e/v1/models",
+            "/v1%2fmodels",
+            "/v1/chat%2Fcompletions",
+            "/V1/models",
+            "/healthz/",
+            "/openai/models",
+        ] {
+            let response = served_answer(&app, get(path)).await;
+            assert_eq!(response.status(), 404, "{path}");
+            assert_eq!(json(response).await["error"]["code"], "unknown_url", "{path}");
+        }
+    }
+}

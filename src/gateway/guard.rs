@@ -1,0 +1,235 @@
+//! Wraps every request: it gets an id, comes in only if it may, and is answered even if its handler panics.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::{ConnectionType, Method};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError, web};
+
+use super::origin::{self, Origin};
+use super::{Shared, errors, headers, operations};
+use crate::messages::{CallId, Error, ErrorKind};
+use crate::telemetry;
+
+/// Who calls, found once for all handlers.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) id: CallId,
+    pub(super) tenant: Option<Arc<str>>,
+}
+
+impl Caller {
+    /// The caller of `request`, as [`guard`] found it.
+    pub(super) fn of(request: &HttpRequest) -> Self {
+        let found = request.extensions().get::<Self>().cloned();
+        found.unwrap_or_else(|| Self { id: CallId::new(), tenant: None })
+    }
+}
+
+/// The middleware around all routes, those that do not exist included.
+pub(super) async fn guard(
+    mut request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let id = CallId::new();
+    let Some(shared) = request.app_data::<web::Data<Shared>>().cloned() else {
+        return Err(Panicked(id).into());
+    };
+    // actix takes `Upgrade: h2c` and its kin for a connection that changes hands; they are ignored and closed behind.
+    let close = shared.is_draining() || request.headers().contains_key(header::UPGRADE);
+    let mut from = Origin::Plain;
+    let mut response = match admit(&shared, &request, id, &mut from) {
+        Ok(Some(answer)) => request.into_response(answer),
+        Ok(None) => match unless_it_panics(next.call(request)).await {
+            Some(response) => response?,
+            None => {
+                telemetry::gateway::handler_panicked(id);
+                return Err(Panicked(id).into());
+            }
+        },
+        Err(error) => {
+            telemetry::gateway::refused(id, error.code());
+            let rest = request.take_payload();
+            request.into_response(errors::reply_unread(&error, rest))
+        }
+    };
+    let head = response.response_mut().head_mut();
+    if close {
+        head.set_connection_type(ConnectionType::Close);
+    }
+    name(id, head.headers_mut());
+    from.allow(head.headers_mut());
+    Ok(response)
+}
+
+/// What `work` brings; `None` when it panics. It is polled no more then, and what it holds is dropped by the caller.
+async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+/// Lets a request in, answers it at once, or refuses it.
+fn admit(
+    shared: &Shared,
+    request: &ServiceRequest,
+    id: CallId,
+    from: &mut Origin,
+) -> Result<Option<HttpResponse>, Error> {
+    check_protocol(request)?;
+    let mut caller = Caller { id, tenant: None };
+    if !operations::is_open(request.path()) {
+        let doors = shared.doors();
+        *from = origin::judge(request.headers(), &doors.config.server.origins, !doors.tenants.is_empty())?;
+        if from.is_preflight(request.method(), request.headers()) {
+            return Ok(Some(from.preflight(request.headers())));
+        }
+        caller.tenant = doors.tenants.caller(request.headers())?;
+    }
+    request.extensions_mut().insert(caller);
+    Ok(None)
+}
+
+/// Refuses what would turn the connection into something else: its body would never end.
+fn check_protocol(request: &ServiceRequest) -> Result<(), Error> {
+    if request.method() == Method::CONNECT {
+        return Err(Error::new(ErrorKind::MethodNotAllowed, "this is no proxy: CONNECT is not served"));
+    }
+    let mut upgrades = request.headers().get_all(header::UPGRADE);
+    if upgrades.any(|to| to.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Error::new(ErrorKind::InvalidRequest, "header upgrade: WebSockets are not served"));
+    }
+    Ok(())
+}
+
+/// Puts our id in place of whatever the upstream called its own part.
+fn name(id: CallId, to: &mut header::HeaderMap) {
+    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
+        to.insert(headers::X_REQUEST_ID, id);
+    }
+}
+
+/// A handler panicked. An error and not a response, because the request it belongs to is gone with the handler.
+#[derive(Debug)]
+struct Panicked(CallId);
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the handler of {} panicked", self.0)
+    }
+}
+
+impl ResponseError for Panicked {
+    fn error_response(&self) -> HttpResponse {
+        let error = Error::new(ErrorKind::WorkerCrashed, "the gateway failed on this request; its log says where");
+        let mut response = errors::reply(&error);
+        name(self.0, response.headers_mut());
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::{answer, config, get, served, tenant};
+    use actix_web::http::StatusCode;
+    use actix_web::test::{self, TestRequest};
+
+    #[actix_web::test]
+    async fn every_response_has_an_id_of_its_own() {
+        let app = served(config()).await;
+        let mut ids = std::collections::BTreeSet::new();
+        for path in ["/healthz", "/v1/models", "/nowhere", "/v1/embeddings"] {
+            let response = answer(&app, get(path)).await;
+            let id = response.headers().get("x-request-id").unwrap().to_str().unwrap().to_owned();
+            assert!(id.starts_with("req_"), "{path}: {id}");
+            ids.insert(id);
+        }
+        assert_eq!(ids.len(), 4);
+    }
+
+    #[actix_web::test]
+    async fn with_tenants_every_route_but_the_probes_asks_for_a_key() {
+        let mut config = config();
+        config.tenants.insert("team".into(), tenant("key"));
+        let app = served(config).await;
+        for path in ["/v1/models", "/v1/chat/completions", "/nowhere", "/", "/openai/v1/models/x"] {
+            let response = answer(&app, get(path)).await;
+            assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{path}");
+            let keyed = answer(&app, get(path).insert_header(("x-api-key", "key"))).await;
+            assert_ne!(keyed.status(), StatusCode::UNAUTHORIZED, "{path}");
+        }
+        assert_eq!(answer(&app, get("/healthz")).await.status(), StatusCode::OK);
+    }
+
+    #[actix_web::test]
+    async fn a_foreign_web_page_is_refused_without_tenants_but_for_the_probes() {
+        let app = served(config()).await;
+        let from_page = |path| get(path).insert_header(("origin", "https://evil.example"));
+        let response = answer(&app, from_page("/v1/models")).await;
+        assert_eq!(response.status(), StatusCode::FORBIDDEN);
+        assert!(!response.headers().contains_key("access-control-allow-origin"));
+        assert_eq!(answer(&app, from_page("/healthz")).await.status(), StatusCode::OK);
+    }
+
+    #[actix_web::test]
+    async fn a_listed_web_page_gets_its_preflight_and_its_answer() {
+        let mut config = config();
+        config.server.origins.push("https://app.example".into());
+        let app = served(config).await;
+        let preflight = TestRequest::with_uri("/v1/chat/completions")
+            .method(Method::OPTIONS)
+            .insert_header(("origin", "https://app.example"))
+            .insert_header(("access-control-request-method", "POST"))
+            .insert_header(("access-control-request-headers", "authorization,content-type"));
+        let response = answer(&app, preflight).await;
+        assert_eq!(response.status(), StatusCode::NO_CONTENT);
+        assert_eq!(response.headers().get("access-control-allow-headers").unwrap(), "authorization,content-type");
+        assert_eq!(response.headers().get("access-control-allow-origin").unwrap(), "https://app.example");
+        let response = answer(&app, get("/v1/models").insert_header(("origin", "https://app.example"))).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers().get("access-control-allow-origin").unwrap(), "https://app.example");
+    }
+
+    #[actix_web::test]
+    async fn connect_and_websockets_are_refused_and_other_upgrades_ignored() {
+        let app = served(config()).await;
+        let connect = TestRequest::with_uri("/v1/models").method(Method::CONNECT);
+        assert_eq!(answer(&app, connect).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+        let websocket = get("/v1/models").insert_header(("upgrade", "WebSocket"));
+        assert_eq!(answer(&app, websocket).await.status(), StatusCode::BAD_REQUEST);
+        let h2c = get("/v1/models").insert_header(("upgrade", "h2c"));
+        assert_eq!(answer(&app, h2c).await.status(), StatusCode::OK);
+    }
+
+    #[actix_web::test]
+    async fn a_panicking_handler_is_answered_with_500_and_an_envelope() {
+        let shared = crate::gateway::testing::shared(config()).await;
+        let app = actix_web::App::new()
+            .app_data(web::Data::new(shared))
+            .route("/boom", web::get().to(boom))
+            .wrap(actix_web::middleware::from_fn(guard));
+        let app = test::init_service(app).await;
+        let error = test::try_call_service(&app, get("/boom").to_request()).await.unwrap_err();
+        let response = error.error_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().contains_key("x-request-id"));
+        let body = actix_web::body::to_bytes(response.into_body()).await.unwrap();
+        assert!(body.starts_with(b"{\"error\":{"));
+    }
+
+    async fn boom() -> HttpResponse {
+        panic!("on purpose")
+    }
+}

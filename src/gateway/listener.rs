@@ -1,0 +1,429 @@
+//! Sockets: accepts connections and serves each on the thread that accepted it.
+//!
+//! actix-web's `HttpServer` runs threads of its own. Here the application is served on the system's threads, next to the
+//! dispatcher and the request actors, so that a call need not cross threads (measured: a third of a call's cost).
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_http::{HttpService, Request};
+use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, map_config};
+use actix_web::body::BoxBody;
+use actix_web::dev::{AppConfig, ServiceResponse};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+
+use super::{Shared, app};
+use crate::clock;
+use crate::messages::SeatId;
+use crate::system::{Forebay, Seat};
+use crate::telemetry;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// How long an idle connection is kept: longer than the pools of the usual clients keep theirs, so that they close first.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long the rest of a refused body is read and thrown away, so that the refusal arrives, and how long a close may take.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After so long without a byte the kernel asks whether the caller's machine is still there.
+const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// Between two tries to accept while accepting fails, say for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+/// The HTTP face of a [`Forebay`].
+pub(crate) struct Gateway;
+
+impl Gateway {
+    /// Takes the port, before anything else is started. Nothing is accepted yet.
+    ///
+    /// # Errors
+    /// What the system says: in use, not permitted, no such address.
+    pub(crate) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(addr), socket2::Type::STREAM, None)?;
+        // A restart must not wait for the connections of the last run; a port in use is still an error with it. Not
+        // on Windows, where it would let two processes listen on one port.
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    }
+
+    /// Serves `listener` on every thread of the system's.
+    ///
+    /// # Errors
+    /// When the listener cannot be shared among the threads, or none of them lives.
+    pub(crate) fn serve(listener: TcpListener, forebay: &Forebay) -> io::Result<GatewayHandle> {
+        let local_addr = listener.local_addr()?;
+        let draining = Arc::new(AtomicBool::new(false));
+        let (stop, stopped) = watch::channel(false);
+        let (alive, gone) = mpsc::channel(1);
+        let mut serving = false;
+        for Seat { id, arbiter } in forebay.seats().iter().cloned() {
+            let listener = listener.try_clone()?;
+            let forebay = forebay.clone();
+            let (draining, stopped, alive) = (Arc::clone(&draining), stopped.clone(), alive.clone());
+            serving |= arbiter.spawn_fn(move || {
+                // Built on the thread it stays on: application and connections are not `Send`.
+                let shared = Shared::new(forebay, Some(id), draining);
+                actix_rt::spawn(accept(id, listener, app(shared), stopped, alive));
+            });
+        }
+        match serving {
+            true => Ok(GatewayHandle { local_addr, draining, stop, gone }),
+            false => Err(io::Error::other("no thread of the system's is there to serve connections")),
+        }
+    }
+}
+
+/// A gateway that serves. Dropping it ends it like [`GatewayHandle::stop_accepting`].
+pub(crate) struct GatewayHandle {
+    local_addr: SocketAddr,
+    draining: Arc<AtomicBool>,
+    stop: watch::Sender<bool>,
+    /// Each accept loop and each connection holds a sender; nothing is ever sent.
+    gone: mpsc::Receiver<Infallible>,
+}
+
+impl GatewayHandle {
+    /// Where it listens; the port the system chose when it was asked for port 0.
+    pub(crate) fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// From now on it is not ready and refuses new calls as `draining`. Connections are still accepted, so that a late
+    /// caller is told so.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes no more connections, closes idle ones, and the others after the response they are at.
+    pub(crate) fn stop_accepting(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Resolves when the last connection is gone; without [`GatewayHandle::stop_accepting`] that is never. Nothing is
+    /// lost when it is dropped.
+    pub(crate) async fn closed(&mut self) {
+        while self.gone.recv().await.is_some() {}
+    }
+}
+
+/// Serves `application` on the thread it runs on, to connections accepted until `stopped` says otherwise.
+async fn accept<A, F>(
+    seat: SeatId,
+    listener: TcpListener,
+    application: A,
+    stopped: watch::Receiver<bool>,
+    alive: mpsc::Sender<Infallible>,
+) where
+    A: IntoServiceFactory<F, Request>,
+    F: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<BoxBody>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static,
+    F::Future: 'static,
+    <F::Service as Service<Request>>::Future: 'static,
+{
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return telemetry::gateway::seat_lost(seat, &error),
+    };
+    let closing = stopped.clone();
+    let application = map_config(application, |()| AppConfig::default());
+    let service = HttpService::build()
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(HEAD_TIMEOUT)
+        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
+        // With half-closed connections a caller that hangs up while its call waits would never be noticed.
+        .h1_allow_half_closed(false)
+        // Idle connections close when this resolves, the others after the response they are at.
+        .graceful_shutdown_signal(move || until_stopped(closing.clone()))
+        .h1(application.map_err(|error: actix_web::Error| error.error_response()));
+    let service = match service.new_service(()).await {
+        Ok(service) => service,
+        Err(()) => return telemetry::gateway::seat_lost(seat, &"the application could not be built"),
+    };
+    serve(seat, &listener, &service, stopped, alive).await;
+}
+
+/// The accept loop.
+async fn serve<S>(
+    seat: SeatId,
+    listener: &tokio::net::TcpListener,
+    service: &S,
+    stopped: watch::Receiver<bool>,
+    alive: mpsc::Sender<Infallible>,
+) where
+    S: Service<(TcpStream, Option<SocketAddr>)>,
+    S::Future: 'static,
+{
+    let mut failing = false;
+    let mut stop = std::pin::pin!(until_stopped(stopped));
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                if std::mem::take(&mut failing) {
+                    telemetry::gateway::accept_recovered(seat);
+                }
+                prepare(&stream);
+                if std::future::poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+                    let connection = service.call((stream, Some(peer)));
+                    let alive = alive.clone();
+                    actix_rt::spawn(async move {
+                        // How a connection ends is the caller's affair; what became of its calls is logged with them.
+                        drop(connection.await);
+                        drop(alive);
+                    });
+                }
+                // Other threads accept from the same listener: one that is awake must not take a whole burst alone.
+                tokio::task::yield_now().await;
+            }
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    telemetry::gateway::accept_failing(seat, &error);
+                }
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return,
+                    () = clock::until(clock::now() + ACCEPT_PAUSE) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Resolves when the gateway is to stop, or its handle is gone.
+async fn until_stopped(mut stopped: watch::Receiver<bool>) {
+    // An error means that the handle is gone.
+    drop(stopped.wait_for(|stopped| *stopped).await);
+}
+
+/// Sets what actix-http would set only on connections it unwraps by itself, and more. Without `TCP_NODELAY` Nagle's
+/// algorithm holds back streamed events for some 40 ms.
+fn prepare(stream: &TcpStream) {
+    // A socket that refuses is one that is gone already; reading from it will tell.
+    drop(stream.set_nodelay(true));
+    let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE);
+    drop(socket2::SockRef::from(stream).set_tcp_keepalive(&keep_alive));
+}
+
+/// Whether accepting failed for one connection that was gone before it was accepted.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::*;
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | ConnectionRefused | Interrupted | WouldBlock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::stream;
+    use crate::gateway::testing::{config, shared};
+    use crate::messages::{CallId, Endpoint, Error, ErrorKind};
+    use crate::telemetry::access::AccessLine;
+    use actix_web::{App, HttpResponse, web};
+    use bytes::Bytes;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+
+    /// A gateway on the test's own thread.
+    async fn serve_app<A, F>(application: A) -> GatewayHandle
+    where
+        A: IntoServiceFactory<F, Request> + 'static,
+        F: ServiceFactory<
+                Request,
+                Config = AppConfig,
+                Response = ServiceResponse<BoxBody>,
+                Error = actix_web::Error,
+                InitError = (),
+            > + 'static,
+        F::Future: 'static,
+        <F::Service as Service<Request>>::Future: 'static,
+    {
+        let listener = Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let local_addr = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let (alive, gone) = mpsc::channel(1);
+        actix_rt::spawn(accept(SeatId(0), listener, application, stopped, alive));
+        GatewayHandle { local_addr, draining: Arc::default(), stop, gone }
+    }
+
+    async fn gateway() -> GatewayHandle {
+        serve_app(app(shared(config()).await)).await
+    }
+
+    /// Sends `request` and reads to the connection's end.
+    async fn exchange(gateway: &GatewayHandle, request: &str) -> String {
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        socket.read_to_end(&mut all).await.unwrap();
+        String::from_utf8(all).unwrap()
+    }
+
+    /// Reads until `end` has come.
+    async fn read_until(socket: &mut TcpStream, end: &str) -> String {
+        let mut all = Vec::new();
+        while !String::from_utf8_lossy(&all).ends_with(end) {
+            assert_ne!(socket.read_buf(&mut all).await.unwrap(), 0, "{}", String::from_utf8_lossy(&all));
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    const HEALTHZ: &str = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+    #[actix_web::test]
+    async fn a_port_in_use_is_an_error_at_once() {
+        let listener = Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let error = Gateway::bind(listener.local_addr().unwrap()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[actix_web::test]
+    async fn a_connection_is_kept_for_more_than_one_call_and_closed_when_the_gateway_stops() {
+        let mut gateway = gateway().await;
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        for _ in 0..2 {
+            socket.write_all(HEALTHZ.as_bytes()).await.unwrap();
+            let response = read_until(&mut socket, "{\"status\":\"ok\"}").await;
+            assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        }
+        gateway.stop_accepting();
+        gateway.closed().await;
+        assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(TcpStream::connect(gateway.local_addr()).await.is_err());
+    }
+
+    #[actix_web::test]
+    async fn a_connection_whose_body_was_refused_is_closed_instead_of_drained() {
+        let gateway = gateway().await;
+        for framing in ["content-length: 99999999999", "transfer-encoding: chunked\r\ncontent-encoding: gzip"] {
+            let head = format!("POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{framing}\r\n\r\n");
+            let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+            socket.write_all(head.as_bytes()).await.unwrap();
+            let response = read_until(&mut socket, "}}").await.to_lowercase();
+            assert!(response.starts_with("http/1.1 4"), "{response}");
+            assert!(response.contains("connection: close"), "{response}");
+        }
+    }
+
+    #[actix_web::test]
+    async fn connect_is_answered_and_its_connection_closed() {
+        let gateway = gateway().await;
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com:443\r\n\r\n").await.unwrap();
+        let response = read_until(&mut socket, "}}").await;
+        assert!(response.contains("connection: close"), "{response}");
+        assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
+    }
+
+    /// An application whose one route streams what `events` brings.
+    async fn streaming(events: crate::messages::StreamBody) -> GatewayHandle {
+        let events = Rc::new(RefCell::new(Some(events)));
+        let handler = move || {
+            let events = events.borrow_mut().take().unwrap();
+            let line = AccessLine::new(CallId::new(), Endpoint::ChatCompletions, None);
+            async move { HttpResponse::Ok().body(stream::body(events, line)) }
+        };
+        serve_app(App::new().route("/", web::get().to(handler))).await
+    }
+
+    const STREAM: &str = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+    #[actix_web::test]
+    async fn a_whole_stream_ends_its_chunked_coding() {
+        let (send, events) = crate::messages::stream();
+        let gateway = streaming(events).await;
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.end(Ok(()));
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(STREAM.as_bytes()).await.unwrap();
+        let response = read_until(&mut socket, "0\r\n\r\n").await;
+        assert!(response.ends_with("9\r\ndata: 1\n\n\r\n0\r\n\r\n"), "{response}");
+    }
+
+    #[actix_web::test]
+    async fn a_broken_stream_delivers_its_error_event_and_does_not_end_its_chunked_coding() {
+        let (send, events) = crate::messages::stream();
+        let gateway = streaming(events).await;
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.end(Err(Error::new(ErrorKind::UpstreamUnavailable, "cut off")));
+        let response = exchange(&gateway, STREAM).await;
+        assert!(response.contains("data: {\"error\":{"), "{response}");
+        assert!(!response.contains("0\r\n\r\n"), "{response}");
+    }
+
+    #[actix_web::test]
+    async fn a_caller_that_hangs_up_on_a_silent_stream_is_noticed() {
+        let (send, events) = crate::messages::stream();
+        let gateway = streaming(events).await;
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(STREAM.as_bytes()).await.unwrap();
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        read_until(&mut socket, "data: 1\n\n\r\n").await;
+        drop(socket);
+        send.closed().await;
+    }
+
+    #[actix_web::test]
+    async fn a_caller_that_hangs_up_on_a_waiting_call_is_noticed() {
+        let (held, dropped) = oneshot::channel::<()>();
+        let (begun, waiting) = oneshot::channel::<()>();
+        let parts = Rc::new(RefCell::new(Some((held, begun))));
+        let handler = move || {
+            let (held, begun) = parts.borrow_mut().take().unwrap();
+            async move {
+                begun.send(()).unwrap();
+                std::future::pending::<()>().await;
+                drop(held);
+                HttpResponse::Ok().finish()
+            }
+        };
+        let gateway = serve_app(App::new().route("/", web::get().to(handler))).await;
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(STREAM.as_bytes()).await.unwrap();
+        waiting.await.unwrap();
+        drop(socket);
+        assert!(dropped.await.is_err());
+    }
+
+    #[actix_web::test]
+    async fn a_stream_is_let_finish_when_the_gateway_stops() {
+        let (send, events) = crate::messages::stream();
+        let mut gateway = streaming(events).await;
+        let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+        socket.write_all(STREAM.as_bytes()).await.unwrap();
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        read_until(&mut socket, "data: 1\n\n\r\n").await;
+        gateway.stop_accepting();
+        send.send(Bytes::from_static(b"data: 2\n\n")).await.unwrap();
+        send.end(Ok(()));
+        gateway.closed().await;
+        let mut rest = String::new();
+        socket.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "9\r\ndata: 2\n\n\r\n0\r\n\r\n");
+    }
+}

@@ -1,0 +1,85 @@
+//! What an operator's machinery asks: alive? ready?
+
+use actix_web::{HttpResponse, guard, web};
+use serde_json::json;
+
+use super::{Shared, errors};
+use crate::messages::Health;
+
+const HEALTHZ: &str = "/healthz";
+const READYZ: &str = "/readyz";
+
+/// Whether `path` is open to everyone.
+pub(super) fn is_open(path: &str) -> bool {
+    path == HEALTHZ || path == READYZ
+}
+
+/// The probes.
+pub(super) fn routes(config: &mut web::ServiceConfig) {
+    let reading = || web::route().guard(guard::Any(guard::Get()).or(guard::Head()));
+    config.service(errors::only(web::resource(HEALTHZ).route(reading().to(healthz)), "GET, HEAD"));
+    config.service(errors::only(web::resource(READYZ).route(reading().to(readyz)), "GET, HEAD"));
+}
+
+/// The process answers.
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().json(json!({"status": "ok"}))
+}
+
+/// The dispatcher answers and could take a call.
+async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
+    // A drain shows at once, without waiting for the dispatcher to hear of it.
+    let reasons = match shared.is_draining() {
+        true => vec![DRAINING],
+        false => reasons(shared.forebay.health().await.as_ref()),
+    };
+    match reasons.is_empty() {
+        true => HttpResponse::Ok().json(json!({"ready": true, "reasons": []})),
+        false => HttpResponse::ServiceUnavailable().json(json!({"ready": false, "reasons": reasons})),
+    }
+}
+
+const DRAINING: &str = "draining";
+
+/// Why no call should be sent here now.
+fn reasons(health: Option<&Health>) -> Vec<&'static str> {
+    let Some(health) = health else { return vec!["the dispatcher does not answer"] };
+    let mut reasons = Vec::new();
+    if health.draining {
+        reasons.push(DRAINING);
+    }
+    if health.usable_upstreams == 0 {
+        reasons.push("no usable upstream");
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::{answer, config, get, json as body, served};
+    use actix_web::test::TestRequest;
+
+    #[test]
+    fn a_dispatcher_that_drains_or_has_no_upstream_is_not_ready_and_says_why() {
+        let health =
+            |draining, usable_upstreams| Health { draining, usable_upstreams, waiting: 0, in_flight: 0, slots: 0 };
+        assert!(reasons(Some(&health(false, 1))).is_empty());
+        assert_eq!(reasons(Some(&health(true, 1))), ["draining"]);
+        assert_eq!(reasons(Some(&health(true, 0))), ["draining", "no usable upstream"]);
+        assert_eq!(reasons(None), ["the dispatcher does not answer"]);
+    }
+
+    #[actix_web::test]
+    async fn the_probes_answer_head_and_get_and_nothing_else() {
+        let app = served(config()).await;
+        let response = answer(&app, get("/healthz")).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(body(response).await["status"], "ok");
+        let head = TestRequest::with_uri("/healthz").method(actix_web::http::Method::HEAD);
+        assert_eq!(answer(&app, head).await.status(), 200);
+        let post = answer(&app, TestRequest::post().uri("/healthz")).await;
+        assert_eq!(post.status(), 405);
+        assert_eq!(post.headers().get("allow").unwrap(), "GET, HEAD");
+    }
+}

@@ -1,0 +1,66 @@
+//! What the gateway and the daemon around it have to say.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use crate::messages::{CallId, SeatId};
+
+/// The daemon takes calls.
+pub(crate) fn started(addr: SocketAddr, upstreams: usize, threads: usize) {
+    tracing::info!(target: "forebay", %addr, upstreams, threads, version = env!("CARGO_PKG_VERSION"), "started");
+}
+
+/// Something about the configuration that is allowed but worth a line.
+pub(crate) fn config_warning(warning: &str) {
+    tracing::warn!(target: "forebay", "{warning}");
+}
+
+/// SIGHUP brought a configuration that is now in force.
+pub(crate) fn reloaded() {
+    tracing::info!(target: "forebay", "configuration reloaded");
+}
+
+/// SIGHUP brought a configuration that was refused; called once for each problem.
+pub(crate) fn reload_refused(problem: &dyn Display) {
+    tracing::error!(target: "forebay", %problem, "configuration not reloaded; the old one stays in force");
+}
+
+/// A reloaded configuration has a key that only a restart can change.
+pub(crate) fn needs_restart(key: &str) {
+    tracing::warn!(target: "forebay", key, "the new value takes a restart; everything else is in force");
+}
+
+/// A signal asked the daemon to end; accepted calls go on.
+pub(crate) fn draining(within: std::time::Duration) {
+    tracing::info!(target: "forebay", within_s = within.as_secs_f64(), "draining");
+}
+
+/// The daemon ends.
+pub(crate) fn stopped() {
+    tracing::info!(target: "forebay", "stopped");
+}
+
+/// Connections cannot be accepted, say for want of file descriptors. Said once until it works again.
+pub(crate) fn accept_failing(seat: SeatId, error: &std::io::Error) {
+    tracing::error!(target: "forebay::gateway", seat = seat.0, %error, "cannot accept connections; trying again");
+}
+
+/// Connections can be accepted again.
+pub(crate) fn accept_recovered(seat: SeatId) {
+    tracing::info!(target: "forebay::gateway", seat = seat.0, "accepting connections again");
+}
+
+/// A thread of the system's cannot serve connections at all.
+pub(crate) fn seat_lost(seat: SeatId, why: &dyn Display) {
+    tracing::error!(target: "forebay::gateway", seat = seat.0, %why, "this thread serves no connections");
+}
+
+/// A handler panicked; its caller got a 500.
+pub(crate) fn handler_panicked(id: CallId) {
+    tracing::error!(target: "forebay::gateway", request_id = %id, "a handler panicked");
+}
+
+/// A call was refused before it was one: no key, foreign origin.
+pub(crate) fn refused(id: CallId, code: &str) {
+    tracing::debug!(target: "forebay::gateway", request_id = %id, code, "refused");
+}
