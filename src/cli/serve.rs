@@ -67,7 +67,7 @@ fn load(files: &[PathBuf]) -> Result<Config, Vec<String>> {
 
 /// Each problem in a line of its own.
 fn lines(problems: &Problems) -> Vec<String> {
-    problems.0.iter().map(|problem| format!("{problem:?}")).collect()
+    problems.iter().map(ToString::to_string).collect()
 }
 
 fn refuse(code: u8, problems: &[String]) -> ExitCode {
