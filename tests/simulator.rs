@@ -302,6 +302,25 @@ async fn a_103_comes_before_a_good_answer_and_is_no_loss() {
 }
 
 #[tokio::test]
+async fn a_connection_may_end_after_a_good_answer_or_hold_one_too_many() {
+    let simulator = start(|_| {});
+    for stream in [false, true] {
+        let mut client = Client::new(simulator.address()).await;
+        let answer = client.post("/v1/chat/completions", &chat("[[fault:hang-up]]", stream)).await.unwrap();
+        assert_eq!((answer.content(), answer.end), (expected_echo("[[fault:hang-up]]"), End::Complete));
+        assert!(!answer.headers.contains_key("connection"), "nothing announces it");
+        assert_eq!(client.answer().await.unwrap_err(), Lost::Closed);
+        let mut client = Client::new(simulator.address()).await;
+        let first = client.post("/v1/chat/completions", &chat("[[fault:duplicate]]", stream)).await.unwrap();
+        let second = client.post("/v1/chat/completions", &chat("not this", stream)).await.unwrap();
+        assert_eq!(first.body, second.body, "the trap");
+        assert_eq!(client.answer().await.unwrap().content(), expected_echo("not this"));
+    }
+    let ledger = simulator.ledger();
+    assert_eq!((ledger.answered, ledger.faulted, ledger.prompts[&prompt_hash("[[fault:duplicate]]")]), (6, 0, 2));
+}
+
+#[tokio::test]
 async fn a_stall_holds_the_connection_until_the_peer_leaves() {
     let simulator = start(|_| {});
     for (fault, streamed) in [("stall", false), ("stall-body", false), ("stall-body", true)] {
@@ -410,7 +429,7 @@ async fn a_call_beyond_the_concurrency_limit_is_refused_or_reset_until_a_place_i
     }
 }
 
-/// What becomes of 120 calls, one after the other.
+/// What becomes of 120 calls, one after the other, each on a connection of its own.
 async fn story(seed: u64) -> Vec<String> {
     let simulator = start(|settings| {
         settings.seed = seed;
@@ -425,7 +444,6 @@ async fn story(seed: u64) -> Vec<String> {
             Err(lost) => format!("{lost:?}"),
         });
     }
-    // Even the times of the answers are equal in length.
     outcomes
 }
 

@@ -27,6 +27,8 @@ enum After {
     Again,
     Finish,
     Reset,
+    /// Closed at once: whatever the peer still sends meets a reset.
+    Leave,
 }
 
 /// Serves one connection to its end.
@@ -37,6 +39,7 @@ pub(super) async fn converse(stream: TcpStream, provider: Arc<Provider>) {
             Ok(After::Again) => {}
             Ok(After::Finish) => return wire.finish().await,
             Ok(After::Reset) => return wire.reset(),
+            Ok(After::Leave) => return,
             // The peer has left; whatever was in flight is abandoned by its guard.
             Err(_) => return,
         }
@@ -108,7 +111,8 @@ async fn lookup(wire: &mut Wire, provider: &Provider, head: &Head) -> io::Result
         }
         (method, path) => unknown(&format!("Unknown request URL: {method} {path}"), "unknown_url"),
     };
-    send_json(wire, status, Vec::new(), &body, head.keep_alive).await
+    // The body of an answer to HEAD would be taken for the next answer: after it, none comes.
+    send_json(wire, status, Vec::new(), &body, head.keep_alive && head.method != "HEAD").await
 }
 
 async fn send_json(
@@ -163,8 +167,15 @@ impl Call<'_> {
             None => self.delight(&ask, &good, draw.latency).await,
             Some(step) if step.fault.is_harmless() => {
                 self.visit.disturbed(step.fault);
-                self.wire.send(b"HTTP/1.1 103 Early Hints\r\nlink: </v1/models>; rel=preload\r\n\r\n").await?;
-                self.delight(&ask, &good, draw.latency).await
+                if step.fault == Fault::Informational {
+                    self.wire.send(b"HTTP/1.1 103 Early Hints\r\nlink: </v1/models>; rel=preload\r\n\r\n").await?;
+                }
+                let after = self.delight(&ask, &good, draw.latency).await?;
+                match step.fault {
+                    Fault::HangUp => Ok(After::Leave),
+                    Fault::Duplicate => self.show(spoil::unspoilt(&good), ask.stream, None).await,
+                    _ => Ok(after),
+                }
             }
             Some(step) => {
                 if step.fault != Fault::ResetUnread {
@@ -191,8 +202,7 @@ impl Call<'_> {
     async fn delight(&mut self, ask: &Ask, good: &Good, latency: Duration) -> io::Result<After> {
         self.pause(latency).await?;
         let prompt = fnv(ask.prompt().as_bytes());
-        let streamed = matches!(good, Good::Stream(_));
-        let sent = self.show(spoil::unspoilt(good), streamed, Some(prompt)).await;
+        let sent = self.show(spoil::unspoilt(good), ask.stream, Some(prompt)).await;
         if sent.is_err() {
             self.visit.take_back(prompt);
         }

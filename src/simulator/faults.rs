@@ -48,6 +48,10 @@ pub enum Fault {
     Garbage,
     /// `informational`: a 103 at once, then the good answer: harmless to a client that knows HTTP.
     Informational,
+    /// `hang-up`: the good answer, then the connection's end, though keep-alive was promised: the next call on it meets a reset.
+    HangUp,
+    /// `duplicate`: the good answer twice. Who uses the connection again takes the second for the next call's answer.
+    Duplicate,
     /// `error-first`: a 200 stream that opens with an error event. A whole answer becomes `status-500`.
     ErrorFirst,
     /// `error-opening`: an error event after a stream's opening events, before any content. A whole answer becomes `status-500`.
@@ -57,7 +61,7 @@ pub enum Fault {
 }
 
 /// Every fault that has a name of its own; `status-NNN` comes on top.
-const NAMED: [(Fault, &str); 19] = [
+const NAMED: [(Fault, &str); 21] = [
     (Fault::Reset, "reset"),
     (Fault::ResetUnread, "reset-unread"),
     (Fault::ResetBody, "reset-body"),
@@ -74,6 +78,8 @@ const NAMED: [(Fault, &str); 19] = [
     (Fault::TruncatedJson, "truncated-json"),
     (Fault::Garbage, "garbage"),
     (Fault::Informational, "informational"),
+    (Fault::HangUp, "hang-up"),
+    (Fault::Duplicate, "duplicate"),
     (Fault::ErrorFirst, "error-first"),
     (Fault::ErrorOpening, "error-opening"),
     (Fault::ErrorMidway, "error-midway"),
@@ -85,9 +91,9 @@ impl Fault {
         NAMED.iter().map(|(fault, _)| *fault)
     }
 
-    /// True when the request gets its good answer all the same.
+    /// True when the request gets its good answer all the same: what it tests is what a client makes of the connection.
     pub fn is_harmless(self) -> bool {
-        self == Fault::Informational
+        matches!(self, Fault::Informational | Fault::HangUp | Fault::Duplicate)
     }
 }
 

@@ -15,8 +15,10 @@ pub struct Rate {
     /// How many (requests or tokens) in each `per`.
     pub amount: u64,
     /// The period of `amount`.
+    #[serde(rename = "per_seconds", serialize_with = "as_seconds")]
     pub per: Duration,
     /// How much time's worth may be used at once after a rest; always at least one.
+    #[serde(rename = "burst_seconds", serialize_with = "as_seconds")]
     pub burst: Duration,
 }
 
@@ -218,6 +220,10 @@ pub(super) fn whole_ms(duration: Duration) -> u128 {
 /// Seconds, rounded up.
 pub(super) fn whole_seconds(duration: Duration) -> u128 {
     duration.as_nanos().div_ceil(1_000_000_000)
+}
+
+fn as_seconds<S: serde::Serializer>(duration: &Duration, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_f64(duration.as_secs_f64())
 }
 
 fn nanos(nanos: u128) -> Duration {

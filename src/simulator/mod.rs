@@ -29,6 +29,7 @@ mod ledger;
 mod limits;
 mod provider;
 mod settings;
+mod snapshot;
 mod spoil;
 
 use std::fmt;
@@ -42,9 +43,9 @@ use tokio::task::JoinSet;
 
 pub use answers::{expected_echo, expected_embedding, prompt_hash};
 pub use faults::{Fault, Odds};
-pub use ledger::{Busiest, LimitedBy, Snapshot, Tokens};
 pub use limits::{Limits, Rate};
 pub use settings::{Beyond, Settings};
+pub use snapshot::{Busiest, LimitedBy, Snapshot, Tokens};
 
 use crate::clock;
 use provider::Provider;
