@@ -14,6 +14,7 @@ mod listener;
 mod models;
 mod operations;
 mod origin;
+mod places;
 mod stream;
 #[cfg(test)]
 mod testing;
