@@ -3,4 +3,6 @@
 pub mod serve;
 
 /// Runs the command line of this process.
-pub fn run() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+pub fn run() -> std::process::ExitCode {
+    std::process::ExitCode::SUCCESS
+}

@@ -90,7 +90,7 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf]) -> Resu
     // For whoever started us, scripts included: one line, whatever the log's level and form.
     let _ = writeln!(std::io::stdout(), "listening on http://{addr}");
     while signals.next().await == Signal::Reload {
-        reload(&forebay, files).await;
+        reload(&forebay, files);
     }
     let ending = async {
         end(&forebay, gateway).await;
@@ -118,7 +118,7 @@ async fn end(forebay: &Forebay, mut gateway: GatewayHandle) {
 }
 
 /// Puts the configuration in force that files and environment hold now; a bad one changes nothing.
-async fn reload(forebay: &Forebay, files: &[impl AsRef<Path>]) {
+fn reload(forebay: &Forebay, files: &[impl AsRef<Path>]) {
     let files: Vec<PathBuf> = files.iter().map(|file| file.as_ref().to_owned()).collect();
     let config = match load(&files) {
         Ok(config) => config,
@@ -138,14 +138,10 @@ async fn reload(forebay: &Forebay, files: &[impl AsRef<Path>]) {
         ("[pool] threads", config.pool.threads != old.pool.threads),
         ("[log]", config.log.level != old.log.level || config.log.format != old.log.format),
     ];
-    match forebay.reconfigure(config).await {
-        Ok(()) => {
-            telemetry::gateway::reloaded();
-            for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
-                telemetry::gateway::needs_restart(key);
-            }
-        }
-        Err(error) => telemetry::gateway::reload_refused(&error),
+    forebay.reconfigure(config);
+    telemetry::gateway::reloaded();
+    for (key, _) in fixed.iter().filter(|(_, changed)| *changed) {
+        telemetry::gateway::needs_restart(key);
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod check;
 mod load;
+mod serves;
 mod units;
 
 use std::collections::BTreeMap;
@@ -189,5 +190,12 @@ impl Config {
     /// Every problem found.
     pub fn from_toml(text: &str) -> Result<Self, Problems> {
         Self::from_sources(&Sources::text(text))
+    }
+
+    /// Every secret there is, to be taken out of what upstreams say.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = Secret> + '_ {
+        let keys = self.upstreams.values().flat_map(|section| &section.accounts).filter_map(|account| account.key.clone());
+        let tenants = self.tenants.values().map(|tenant| tenant.key.clone());
+        keys.chain(tenants).chain(self.server.admin_key.clone())
     }
 }

@@ -96,7 +96,10 @@ async fn read(
 }
 
 fn passed_on(from: &HeaderMap) -> Headers {
-    from.iter().filter(|(name, _)| for_upstream(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    from.iter()
+        .filter(|(name, _)| for_upstream(name.as_str()))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
 }
 
 /// The caller's time limit: its own word to us, or else what its SDK lets on.

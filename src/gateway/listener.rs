@@ -74,7 +74,7 @@ impl Gateway {
         let seats = forebay.seats();
         let (places, handed) = Places::new(seats.len(), alive);
         let mut serving = false;
-        for (index, (Seat { id, arbiter }, handed)) in seats.into_iter().zip(handed).enumerate() {
+        for (index, (&Seat { id, ref arbiter }, handed)) in seats.iter().zip(handed).enumerate() {
             let (listener, forebay, draining) = (listener.try_clone()?, forebay.clone(), Arc::clone(&draining));
             let doorway = Doorway { seat: id, index, places: Arc::clone(&places), handed, stopped: stopped.clone() };
             serving |= arbiter.spawn_fn(move || {
@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::gateway::stream;
     use crate::gateway::testing::{config, shared};
-    use crate::messages::{CallId, Endpoint, Error, ErrorKind, StreamItem};
+    use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamBody};
     use crate::telemetry::access::AccessLine;
     use actix_web::{App, HttpResponse, web};
     use bytes::Bytes;
@@ -365,7 +365,7 @@ mod tests {
     }
 
     /// An application whose one route streams what `events` brings.
-    async fn streaming(events: mpsc::Receiver<StreamItem>) -> GatewayHandle {
+    async fn streaming(events: StreamBody) -> GatewayHandle {
         let events = Rc::new(RefCell::new(Some(events)));
         let handler = move || {
             let events = events.borrow_mut().take().unwrap();
@@ -379,10 +379,10 @@ mod tests {
 
     #[actix_web::test]
     async fn a_whole_stream_ends_its_chunked_coding() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let gateway = streaming(events).await;
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
-        drop(send);
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.end(Ok(()));
         let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
         socket.write_all(STREAM.as_bytes()).await.unwrap();
         let response = read_until(&mut socket, "0\r\n\r\n").await;
@@ -391,10 +391,10 @@ mod tests {
 
     #[actix_web::test]
     async fn a_broken_stream_delivers_its_error_event_and_does_not_end_its_chunked_coding() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let gateway = streaming(events).await;
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
-        send.send(Err(Error::new(ErrorKind::UpstreamUnavailable, "cut off"))).await.unwrap();
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.end(Err(Error::new(ErrorKind::UpstreamUnavailable, "cut off")));
         let response = exchange(&gateway, STREAM).await;
         assert!(response.contains("data: {\"error\":{"), "{response}");
         assert!(!response.contains("0\r\n\r\n"), "{response}");
@@ -402,11 +402,11 @@ mod tests {
 
     #[actix_web::test]
     async fn a_caller_that_hangs_up_on_a_silent_stream_is_noticed() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let gateway = streaming(events).await;
         let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
         socket.write_all(STREAM.as_bytes()).await.unwrap();
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         read_until(&mut socket, "data: 1\n\n\r\n").await;
         drop(socket);
         send.closed().await;
@@ -436,15 +436,15 @@ mod tests {
 
     #[actix_web::test]
     async fn a_stream_is_let_finish_when_the_gateway_stops() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let mut gateway = streaming(events).await;
         let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
         socket.write_all(STREAM.as_bytes()).await.unwrap();
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         read_until(&mut socket, "data: 1\n\n\r\n").await;
         gateway.stop_accepting();
-        send.send(Ok(Bytes::from_static(b"data: 2\n\n"))).await.unwrap();
-        drop(send);
+        send.send(Bytes::from_static(b"data: 2\n\n")).await.unwrap();
+        send.end(Ok(()));
         gateway.closed().await;
         let mut rest = String::new();
         socket.read_to_string(&mut rest).await.unwrap();

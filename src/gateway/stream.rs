@@ -11,10 +11,9 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use crate::clock::{self, Instant};
-use crate::messages::{AnswerBody, Error, ErrorKind, Outcome, StreamItem};
+use crate::messages::{AnswerBody, Error, ErrorKind, Outcome, StreamBody};
 use crate::telemetry::access::AccessLine;
 
 /// The longest silence a caller sees: proxies and SDKs give up on longer ones.
@@ -55,7 +54,7 @@ where
 }
 
 /// A body of the events in `events`.
-pub(super) fn body(events: mpsc::Receiver<StreamItem>, line: AccessLine) -> BoxBody {
+pub(super) fn body(events: StreamBody, line: AccessLine) -> BoxBody {
     BoxBody::new(EventBody::<std::future::Pending<Outcome>>::new(Source::Events(events), line))
 }
 
@@ -78,7 +77,7 @@ enum Source<P> {
     /// The call has no outcome yet; the head and a comment are out.
     Pending(P),
     /// The stream is open.
-    Events(mpsc::Receiver<StreamItem>),
+    Events(StreamBody),
     /// The error event is out; what is left is to end uncleanly.
     Broken(Timer),
     /// It has ended.
@@ -172,7 +171,7 @@ where
                         }
                     }
                 },
-                Source::Events(events) => match events.poll_recv(cx) {
+                Source::Events(events) => match events.poll_next(cx) {
                     Poll::Pending => return this.poll_silence(cx).map(|comment| Some(Ok(comment))),
                     // An empty piece would end the chunked coding.
                     Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
@@ -230,7 +229,7 @@ impl std::error::Error for Cut {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::{Answer, CallId, Endpoint, Headers, Meta};
+    use crate::messages::{self, Answer, CallId, Endpoint, Headers, Meta};
     use std::future::poll_fn;
     use tokio::sync::oneshot;
 
@@ -264,12 +263,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn events_pass_as_they_come_and_the_end_is_clean() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
-        send.send(Ok(Bytes::new())).await.unwrap();
-        send.send(Ok(Bytes::from_static(b"data: [DONE]\n\n"))).await.unwrap();
-        drop(send);
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.send(Bytes::new()).await.unwrap();
+        send.send(Bytes::from_static(b"data: [DONE]\n\n")).await.unwrap();
+        send.end(Ok(()));
         assert_eq!(next(&mut body).await, text("data: 1\n\n"));
         assert_eq!(next(&mut body).await, text("data: [DONE]\n\n"));
         assert_eq!(next(&mut body).await, None);
@@ -277,14 +276,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fifteen_seconds_of_silence_bring_a_comment_each() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
         let start = clock::now();
         let seconds = || (clock::now() - start).as_secs();
         tokio::spawn(async move {
             clock::until(start + Duration::from_secs(10)).await;
-            send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
+            send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
             clock::until(start + Duration::from_secs(45)).await;
+            send.end(Ok(()));
         });
         assert_eq!((next(&mut body).await, seconds()), (text("data: 1\n\n"), 10));
         assert_eq!((next(&mut body).await, seconds()), (text(": keep-alive\n\n"), 25));
@@ -294,10 +294,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_breaks_ends_with_an_error_event_and_uncleanly() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
-        send.send(Err(broken())).await.unwrap();
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.end(Err(broken()));
         assert_eq!(next(&mut body).await, text("data: 1\n\n"));
         let event = next(&mut body).await.unwrap().unwrap();
         let json = event.strip_prefix("data: ").unwrap().strip_suffix("\n\n").unwrap();
@@ -308,9 +308,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_error_event_can_leave_before_the_unclean_end() {
-        let (send, events) = mpsc::channel(4);
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
-        send.send(Err(broken())).await.unwrap();
+        send.end(Err(broken()));
         next(&mut body).await.unwrap().unwrap();
         // actix writes what it has when the body has nothing more at the moment.
         let at_once = poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_next(cx).is_pending())).await;
@@ -345,10 +345,10 @@ mod tests {
         assert_eq!((clock::now() - start).as_secs(), 15);
         assert_eq!(next(&mut body).await, text(": keep-alive\n\n"));
         assert_eq!((clock::now() - start).as_secs(), 30);
-        let (send, events) = mpsc::channel(1);
+        let (send, events) = messages::stream();
         let _ = tell.send(Ok(answer(AnswerBody::Stream(events))));
-        send.send(Ok(Bytes::from_static(b"data: 1\n\n"))).await.unwrap();
-        drop(send);
+        send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
+        send.end(Ok(()));
         assert_eq!(next(&mut body).await, text("data: 1\n\n"));
         assert_eq!(next(&mut body).await, None);
     }

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
-use super::{Account, AttemptId, Failure, Headers, Request, SlotId, StreamItem, Usage};
+use super::{Account, AttemptId, Error, Failure, Headers, Redactor, Request, SlotId, StreamBody, Usage};
 
 /// Dispatcher to request actor: make this try.
 #[derive(Message, Clone, Debug)]
@@ -18,14 +17,18 @@ pub(crate) struct RunAttempt {
     pub(crate) account: Arc<Account>,
     /// The model's name at the upstream; `None` when the caller named none.
     pub(crate) model: Option<Arc<str>>,
+    /// Takes configured secrets out of what the upstream says.
+    pub(crate) redactor: Redactor,
 }
 
 /// Dispatcher to request actor: nobody waits for this try any more. Answered with an [`Attempted`] like any other end.
-#[derive(Message, Clone, Copy, Debug)]
+#[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct Abort {
     pub(crate) slot: SlotId,
     pub(crate) id: AttemptId,
+    /// What the reader of an open stream is told.
+    pub(crate) told: Option<Error>,
 }
 
 /// Request actor to dispatcher: the stream has shown its first content. Its bytes go straight to the caller; an
@@ -37,7 +40,7 @@ pub(crate) struct Opened {
     pub(crate) id: AttemptId,
     pub(crate) status: u16,
     pub(crate) headers: Headers,
-    pub(crate) events: mpsc::Receiver<StreamItem>,
+    pub(crate) events: StreamBody,
 }
 
 /// Request actor to dispatcher: the try has ended and the slot is free.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::{CallId, Outcome, Request, SeatId};
+use super::{CallId, Outcome, Request};
 
 /// Make this call. The answer comes when the call has had its turn.
 #[derive(Message, Clone, Debug)]
@@ -29,26 +29,22 @@ impl Call {
 #[rtype(result = "()")]
 pub struct Cancel(pub CallId);
 
-/// Handle to dispatcher: a call whose body has been admitted already.
-#[derive(Message)]
+/// Take no new calls; `done` is told when the last accepted one, streams included, has ended.
+#[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub(crate) struct Submit {
-    pub(crate) id: CallId,
-    pub(crate) request: Arc<Request>,
-    /// The thread the caller waits on, when it is one of the pool's.
-    pub(crate) seat: Option<SeatId>,
-    pub(crate) reply: oneshot::Sender<Outcome>,
+pub(crate) struct Drain {
+    pub(crate) done: oneshot::Sender<()>,
 }
-
-/// Take no new calls; answered when the last accepted one has ended.
-#[derive(Message, Clone, Copy, Debug)]
-#[rtype(result = "()")]
-pub(crate) struct Drain;
 
 /// The time to drain is over: end what is left with 503.
 #[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct EndAll;
+
+/// Composition root to dispatcher and supervisor: end. What they hold ends with them.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
 
 /// Asked through the mailbox, so that a dispatcher that does not get round to it is not called healthy.
 #[derive(Message, Clone, Copy, Debug)]

@@ -6,15 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::sync::mpsc;
 
-use super::{Error, Headers};
+use super::{Error, Headers, StreamBody};
 
 /// How a call ends: an upstream's success, or one error.
 pub type Outcome = Result<Answer, Error>;
-
-/// One piece of a stream: whole server-sent events, as the upstream wrote them, or the error that broke the stream.
-pub(crate) type StreamItem = Result<Bytes, Error>;
 
 /// Tokens a call used, as the upstream counted them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
@@ -27,8 +23,15 @@ pub struct Usage {
     /// Tokens written: `completion_tokens` or `output_tokens`.
     #[serde(alias = "completion_tokens")]
     pub output_tokens: u64,
-    /// Both together.
+    /// Both together, as the upstream says.
     pub total_tokens: u64,
+}
+
+impl Usage {
+    /// All tokens of the call: the upstream's own sum, or ours where it gives none.
+    pub fn total(&self) -> u64 {
+        self.total_tokens.max(self.input_tokens.saturating_add(self.output_tokens))
+    }
 }
 
 /// What is left of one of forebay's own budgets.
@@ -87,7 +90,7 @@ pub enum AnswerBody {
     /// Complete and checked: valid JSON of the length that was promised.
     Whole(Bytes),
     /// Server-sent events, from the first with content on.
-    Stream(mpsc::Receiver<Result<Bytes, Error>>),
+    Stream(StreamBody),
 }
 
 impl fmt::Debug for AnswerBody {

@@ -27,8 +27,13 @@ pub enum Endpoint {
 
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Endpoint; 5] =
-        [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Embeddings, Endpoint::Responses, Endpoint::Moderations];
+    pub const ALL: [Endpoint; 5] = [
+        Endpoint::ChatCompletions,
+        Endpoint::Completions,
+        Endpoint::Embeddings,
+        Endpoint::Responses,
+        Endpoint::Moderations,
+    ];
 
     /// Its path below an OpenAI base URL, with a leading slash.
     pub fn path(self) -> &'static str {
@@ -94,6 +99,21 @@ impl Request {
         }
         let body = serde_json::to_vec(&Chat { model, messages }).expect("messages serialise to JSON");
         Self::new(Endpoint::ChatCompletions, body).expect("a chat has a model and an array of messages")
+    }
+
+    /// The same request, asking for a stream.
+    ///
+    /// # Errors
+    /// `invalid_request` when its body says otherwise, or its endpoint has no streams.
+    pub fn into_stream(mut self) -> Result<Self, Error> {
+        if !self.is_stream() {
+            let body = self.body.bytes();
+            let rest = &body[body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1)..];
+            let whole = [b"{\"stream\":true,", rest].concat();
+            // A body that said `"stream": false` says it twice now, which is refused.
+            self.body = Body::read(self.endpoint, whole.into())?;
+        }
+        Ok(self)
     }
 
     /// The call's whole life, queueing and retries included; for streams until the first event.

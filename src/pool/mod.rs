@@ -1,3 +1,16 @@
-//! The supervised pool of request actors.
+//! The supervised pool: slots with one request actor each, on the threads of the system.
+//!
+//! `supervisor` starts, watches and replaces the request actors by the policy of `restart`; a `seat` is a thread's own
+//! end of it and holds that thread's transport; `request_actor` makes one attempt at a time: `exchange` runs it, `relay`
+//! passes a stream on. The pool never queues.
 
+mod exchange;
+mod relay;
+mod request_actor;
+mod restart;
+mod seat;
+mod supervisor;
 pub mod transport;
+
+pub(crate) use request_actor::Lines;
+pub(crate) use supervisor::Supervisor;

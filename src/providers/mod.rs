@@ -1,3 +1,13 @@
-//! Wire formats, pure.
+//! Wire formats, pure: no socket, no clock, no actor.
+//!
+//! A request and an account become the bytes to send (`openai`), the bytes that come back become an answer, a
+//! stream's next step (`sse`, `openai`) or a [`Failure`](crate::messages::Failure) (`classify`). Nothing here waits,
+//! and nothing here panics, whatever the bytes.
 
+pub(crate) mod classify;
+pub(crate) mod error_body;
 pub(crate) mod headers;
+pub(crate) mod openai;
+pub(crate) mod sse;
+pub(crate) mod tokens;
+pub(crate) mod waits;

@@ -1,26 +1,56 @@
-//! The embedding face (stub: being written).
+//! The handle: how a program, and the gateway, talk to the running system.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Admitted;
-use crate::config::Config;
-use crate::messages::{CallId, Error, Health, Outcome, Request, SeatId};
+use actix::prelude::*;
+use tokio::sync::oneshot;
 
-/// The running system.
+use super::events::Events;
+use super::start::Builder;
+use super::threads::{Seat, Threads};
+use crate::clock;
+use crate::config::Config;
+use crate::dispatcher::{Admission, Admitted, Dispatcher, Reconfigure, Submit, restarting};
+use crate::messages::{
+    Answer, AnswerBody, AskHealth, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome, Request, SeatId, Stop,
+};
+use crate::pool::Supervisor;
+
+/// How long the dispatcher may take to say how it is.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// After the time to drain is over: how long the ends of calls may take to reach their callers.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The running system. Cheap to clone; the system ends when the last handle is dropped, or by [`Forebay::shutdown`].
 #[derive(Clone)]
-pub struct Forebay {
-    config: Arc<Config>,
+pub struct Forebay(Arc<Inner>);
+
+struct Inner {
+    config: RwLock<Arc<Config>>,
+    actors: Actors,
+    threads: Threads,
+    admission: Arc<Admission>,
+    unready: Arc<AtomicBool>,
 }
 
-/// A thread of the system's that carries actors and, in the daemon, connections.
-#[derive(Clone)]
-pub(crate) struct Seat {
-    pub(crate) id: SeatId,
-    pub(crate) arbiter: actix_rt::ArbiterHandle,
+/// The addresses of the two actors that hold the system together.
+pub(super) struct Actors {
+    pub(super) dispatcher: Addr<Dispatcher>,
+    pub(super) supervisor: Addr<Supervisor>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The supervisor first: it would replace the request actors that go with the dispatcher.
+        self.actors.supervisor.do_send(Stop);
+        self.actors.dispatcher.do_send(Stop);
+    }
 }
 
 /// A name that can be called.
@@ -31,49 +61,167 @@ pub(crate) struct Model {
     pub(crate) owned_by: String,
 }
 
-/// A call that runs. Dropping it cancels the call.
-pub(crate) struct Pending {}
+impl Forebay {
+    pub(super) fn new(
+        config: Arc<Config>,
+        actors: Actors,
+        threads: Threads,
+        admission: Arc<Admission>,
+        unready: Arc<AtomicBool>,
+    ) -> Self {
+        Self(Arc::new(Inner { config: RwLock::new(config), actors, threads, admission, unready }))
+    }
 
-impl Future for Pending {
-    type Output = Outcome;
-    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Outcome> {
-        Poll::Pending
+    /// Starts the system on threads of its own, or with `[pool] threads = 0` on the caller's. Installs nothing
+    /// process-wide. A future dropped before it resolves starts nothing that stays.
+    ///
+    /// # Errors
+    /// See [`Builder::start`].
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        Self::builder(config).start().await
+    }
+
+    /// Starts a system that differs from the ordinary one.
+    pub fn builder(config: Config) -> Builder {
+        Builder::new(config)
+    }
+
+    /// Makes a call and waits for its turn and its answer. Dropping the future cancels the call and closes its upstream
+    /// connection.
+    ///
+    /// # Errors
+    /// One row of the contract's table; an upstream's own final error is `upstream_error` with the upstream's status
+    /// and body. `invalid_request` for a request that asks for a stream.
+    pub async fn call(&self, request: Request) -> Outcome {
+        if request.is_stream() {
+            return Err(Error::new(ErrorKind::InvalidRequest, "this request asks for a stream: use stream()").with_param("stream"));
+        }
+        let admitted = self.admit(request.body().bytes().len())?;
+        self.begin(CallId::new(), request, admitted, None).await
+    }
+
+    /// Makes a streamed call; resolves with its first content. A request that does not say so itself is made to ask for
+    /// a stream. Dropping the future, or the events, cancels the call.
+    ///
+    /// # Errors
+    /// As [`Forebay::call`].
+    pub async fn stream(&self, request: Request) -> Result<Events, Error> {
+        let request = request.into_stream()?;
+        let admitted = self.admit(request.body().bytes().len())?;
+        let Answer { body, meta, .. } = self.begin(CallId::new(), request, admitted, None).await?;
+        match body {
+            AnswerBody::Stream(body) => Ok(Events::new(body, meta)),
+            AnswerBody::Whole(_) => {
+                let message = "the upstream answered a request for a stream with one whole answer";
+                Err(Error::new(ErrorKind::UpstreamUnavailable, message).with_meta(meta))
+            }
+        }
+    }
+
+    /// The dispatcher itself, for programs that speak in messages: it takes [`Call`](crate::Call) and [`Cancel`].
+    pub fn dispatcher(&self) -> Addr<Dispatcher> {
+        self.0.actors.dispatcher.clone()
+    }
+
+    /// Drains: new calls get `draining`, accepted ones go on for at most `within`, then end with `draining`, streams with
+    /// an error. Resolves when all is over. Dropping the future leaves the system draining.
+    pub async fn shutdown(&self, within: Duration) {
+        let dispatcher = &self.0.actors.dispatcher;
+        let (done, drained) = oneshot::channel();
+        dispatcher.do_send(Drain { done });
+        let mut drained = std::pin::pin!(drained);
+        let late = clock::until(clock::now() + within);
+        tokio::select! {
+            biased;
+            _ = &mut drained => {}
+            () = late => {
+                dispatcher.do_send(EndAll);
+                let last = clock::until(clock::now() + LAST_WORDS);
+                tokio::select! {
+                    biased;
+                    _ = &mut drained => {}
+                    () = last => {}
+                }
+            }
+        }
+        self.0.actors.supervisor.do_send(Stop);
+        dispatcher.do_send(Stop);
+    }
+
+    /// Takes room for a body before it is read.
+    pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, Error> {
+        self.0.admission.admit(bytes)
+    }
+
+    /// Makes the call; `seat` is the thread the caller waits on.
+    pub(crate) fn begin(&self, id: CallId, request: Request, admitted: Admitted, seat: Option<SeatId>) -> Pending {
+        let (reply, outcome) = oneshot::channel();
+        let dispatcher = &self.0.actors.dispatcher;
+        dispatcher.do_send(Submit { id, request: Arc::new(request), admitted, seat, reply });
+        Pending { id, outcome, handle: Some(self.clone()) }
+    }
+
+    /// Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
+    pub(crate) async fn health(&self) -> Option<Health> {
+        let answer = self.0.actors.dispatcher.send(AskHealth);
+        tokio::select! {
+            biased;
+            health = answer => health.ok(),
+            () = clock::until(clock::now() + HEALTH_PATIENCE) => None,
+        }
+    }
+
+    /// Whether the pool's request actors die faster than it bears.
+    pub(crate) fn pool_is_unready(&self) -> bool {
+        self.0.unready.load(Ordering::Relaxed)
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.0.config.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Every routable name: routes, then models of usable upstreams (patterns left out), sorted.
+    pub(crate) fn models(&self) -> Vec<Model> {
+        self.config().names().into_iter().map(|(id, owned_by)| Model { id, owned_by }).collect()
+    }
+
+    /// The threads of the system; never empty.
+    pub(crate) fn seats(&self) -> &[Seat] {
+        &self.0.threads.seats
+    }
+
+    /// Puts another configuration in force; accepted calls stay. `[server] listen` and `[pool] threads` need a restart.
+    pub fn reconfigure(&self, config: Config) {
+        let config = Arc::new(config);
+        *self.0.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::clone(&config);
+        self.0.actors.dispatcher.do_send(Reconfigure(config));
     }
 }
 
-impl Forebay {
-    /// Starts the system.
-    pub async fn start(config: Config) -> Result<Self, Error> {
-        Ok(Self { config: Arc::new(config) })
+/// A call under way. Dropping it cancels the call.
+pub(crate) struct Pending {
+    id: CallId,
+    outcome: oneshot::Receiver<Outcome>,
+    /// Taken when the outcome is there: nothing is left to cancel then.
+    handle: Option<Forebay>,
+}
+
+impl Future for Pending {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        Pin::new(&mut self.outcome).poll(cx).map(|outcome| {
+            self.handle = None;
+            outcome.unwrap_or_else(|_| Err(restarting()))
+        })
     }
-    /// Drains.
-    pub async fn shutdown(&self, _within: Duration) {}
-    /// Takes room for a body before it is read.
-    pub(crate) fn admit(&self, _bytes: usize) -> Result<Admitted, Error> {
-        unreachable!()
-    }
-    /// Makes the call; `seat` is the thread the caller waits on.
-    pub(crate) fn begin(&self, _id: CallId, _request: Request, _admitted: Admitted, _seat: Option<SeatId>) -> Pending {
-        Pending {}
-    }
-    /// Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
-    pub(crate) async fn health(&self) -> Option<Health> {
-        None
-    }
-    /// The configuration in force.
-    pub(crate) fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config)
-    }
-    /// Every routable name: routes, then models of usable upstreams (patterns left out), sorted.
-    pub(crate) fn models(&self) -> Vec<Model> {
-        Vec::new()
-    }
-    /// The threads of the system; never empty.
-    pub(crate) fn seats(&self) -> Vec<Seat> {
-        Vec::new()
-    }
-    /// Puts another configuration in force; accepted calls stay. `[server] listen` and `[pool] threads` need a restart.
-    pub(crate) async fn reconfigure(&self, _config: Config) -> Result<(), Error> {
-        Ok(())
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            handle.0.actors.dispatcher.do_send(Cancel(self.id));
+        }
     }
 }

@@ -1,8 +1,13 @@
 //! The composition root: starts the actors, hands out the handle, ends it all in order.
 
-mod admission;
+mod events;
 mod handle;
+mod start;
+mod threads;
 
-pub(crate) use admission::Admitted;
+pub(crate) use crate::dispatcher::Admitted;
+pub use events::{Event, Events};
 pub use handle::Forebay;
-pub(crate) use handle::{Model, Pending, Seat};
+pub(crate) use handle::{Model, Pending};
+pub use start::Builder;
+pub(crate) use threads::Seat;

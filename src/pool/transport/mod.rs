@@ -1,6 +1,17 @@
 //! One HTTP exchange: what the pool asks of a transport, whatever carries it.
 
+mod awc;
+mod dial;
+mod faults;
+mod framing;
+mod head;
 mod memory;
+mod strict;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod trace;
+mod wire;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,6 +23,7 @@ use futures_core::Stream;
 
 use crate::messages::{FailureKind, Headers, Sent, Upstream};
 
+pub use self::awc::http;
 pub use memory::{MemoryTransport, Scripted};
 
 /// A future that stays on its thread.

@@ -1,0 +1,253 @@
+//! The dispatcher actor.
+//!
+//! Owns the [`Switchboard`]: every accepted call, every budget, every timer. Hears calls and their callers' departure
+//! (`Submit`, `Call`, `Cancel`), the pool's slots and what becomes of attempts (`SlotUp`, `SlotGone`, `Opened`,
+//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`) and itself, later (`WakeDue`). Says
+//! `RunAttempt` and `Abort` to slots and `NeedSlots` to the pool. When it dies, the ledger dies with it: every waiting
+//! caller's reply is dropped, which the handle turns into one `restarting` error each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::admission::{Admission, Admitted};
+use super::switchboard::{Order, Switchboard};
+use crate::clock::{self, Dice, Instant};
+use crate::config::Config;
+use crate::messages::{
+    Abort, AskHealth, Attempted, Call, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, NeedSlots, Opened,
+    Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Stop,
+};
+
+/// Handle to dispatcher: a call whose body has been admitted already.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Submit {
+    pub(crate) id: CallId,
+    pub(crate) request: Arc<Request>,
+    pub(crate) admitted: Admitted,
+    /// The thread the caller waits on, when it is one of the pool's.
+    pub(crate) seat: Option<SeatId>,
+    pub(crate) reply: oneshot::Sender<Outcome>,
+}
+
+/// Go on with another configuration; accepted calls stay.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct Reconfigure(pub(crate) Arc<Config>);
+
+/// Root to dispatcher: this is the pool.
+#[derive(Message, Clone)]
+#[rtype(result = "()")]
+pub(crate) struct PoolLine(pub(crate) Recipient<NeedSlots>);
+
+/// Dispatcher to itself: the earliest of its timers is due.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+struct WakeDue;
+
+/// Holds the budgets of every account and routes calls to the pool. Takes exactly [`Call`] and [`Cancel`] from outside.
+pub struct Dispatcher {
+    board: Switchboard,
+    admission: Arc<Admission>,
+    /// How to reach the slots, by index.
+    slots: HashMap<u32, (Recipient<RunAttempt>, Recipient<Abort>)>,
+    pool: Option<Recipient<NeedSlots>>,
+    /// The one armed timer: when, and its handle.
+    armed: Option<(Instant, SpawnHandle)>,
+}
+
+impl Dispatcher {
+    pub(crate) fn new(config: Arc<Config>, admission: Arc<Admission>, dice: Dice) -> Self {
+        Self {
+            board: Switchboard::new(config, dice, clock::now()),
+            admission,
+            slots: HashMap::new(),
+            pool: None,
+            armed: None,
+        }
+    }
+
+    /// Runs `act` on the state and carries out what follows. Timers that are due come first, in each message: a flooded
+    /// mailbox must not starve them.
+    fn with_board<T>(&mut self, ctx: &mut Context<Self>, act: impl FnOnce(&mut Switchboard, Instant) -> T) -> T {
+        let now = clock::now();
+        self.board.run_due(now);
+        let result = act(&mut self.board, now);
+        for order in self.board.take_orders(now) {
+            self.carry_out(order);
+        }
+        self.arm(ctx, now);
+        result
+    }
+
+    fn carry_out(&mut self, order: Order) {
+        match order {
+            // A slot that is gone says so itself: its attempt is judged then.
+            Order::Run(attempt) => {
+                if let Some((run, _)) = self.slots.get(&attempt.slot.index) {
+                    run.do_send(attempt);
+                }
+            }
+            Order::Abort(abort) => {
+                if let Some((_, line)) = self.slots.get(&abort.slot.index) {
+                    line.do_send(abort);
+                }
+            }
+            Order::NeedSlots(total) => {
+                if let Some(pool) = &self.pool {
+                    pool.do_send(NeedSlots { total });
+                }
+            }
+        }
+    }
+
+    /// Keeps exactly one timer armed, for the earliest that is due.
+    fn arm(&mut self, ctx: &mut Context<Self>, now: Instant) {
+        let Some(next) = self.board.next_due() else { return };
+        if let Some((at, handle)) = self.armed {
+            if at <= next {
+                return; // wakes early at worst, finds nothing due and arms again
+            }
+            ctx.cancel_future(handle);
+        }
+        let handle = ctx.notify_later(WakeDue, next.saturating_duration_since(now));
+        self.armed = Some((next, handle));
+    }
+}
+
+impl Actor for Dispatcher {
+    type Context = Context<Self>;
+}
+
+impl Handler<Submit> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, submit: Submit, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.accept(submit, now));
+    }
+}
+
+impl Handler<Call> for Dispatcher {
+    type Result = ResponseFuture<Outcome>;
+
+    fn handle(&mut self, call: Call, ctx: &mut Context<Self>) -> Self::Result {
+        let (reply, outcome) = oneshot::channel();
+        match self.admission.admit(call.request.body().bytes().len()) {
+            Err(error) => return Box::pin(std::future::ready(Err(error))),
+            Ok(admitted) => {
+                let submit = Submit { id: call.id, request: call.request, admitted, seat: None, reply };
+                self.with_board(ctx, |board, now| board.accept(submit, now));
+            }
+        }
+        Box::pin(async move { outcome.await.unwrap_or_else(|_| Err(restarting())) })
+    }
+}
+
+impl Handler<Cancel> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, Cancel(call): Cancel, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, _| board.cancel(call));
+    }
+}
+
+impl Handler<PoolLine> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, PoolLine(pool): PoolLine, _: &mut Context<Self>) {
+        self.pool = Some(pool);
+    }
+}
+
+impl Handler<SlotUp> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, up: SlotUp, ctx: &mut Context<Self>) {
+        self.slots.insert(up.slot.index, (up.run, up.abort));
+        self.with_board(ctx, |board, _| board.slot_up(up.slot, up.seat));
+    }
+}
+
+impl Handler<SlotGone> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, gone: SlotGone, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.slot_gone(gone.slot, now));
+    }
+}
+
+impl Handler<Opened> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, opened: Opened, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.opened(opened, now));
+    }
+}
+
+impl Handler<Attempted> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, attempted: Attempted, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.attempted(attempted, now));
+    }
+}
+
+impl Handler<WakeDue> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: WakeDue, ctx: &mut Context<Self>) {
+        self.armed = None;
+        self.with_board(ctx, |_, _| ());
+    }
+}
+
+impl Handler<Drain> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, _| board.drain(drain.done));
+    }
+}
+
+impl Handler<EndAll> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: EndAll, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.end_all(now));
+    }
+}
+
+impl Handler<Stop> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<Reconfigure> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, Reconfigure(config): Reconfigure, ctx: &mut Context<Self>) {
+        self.admission.set_max_bytes(config.queue.max_bytes);
+        self.with_board(ctx, |board, now| board.reconfigure(config, now));
+    }
+}
+
+impl Handler<AskHealth> for Dispatcher {
+    type Result = Health;
+
+    fn handle(&mut self, _: AskHealth, _: &mut Context<Self>) -> Health {
+        self.board.health(clock::now())
+    }
+}
+
+/// What a caller is told whose dispatcher died.
+pub(crate) fn restarting() -> Error {
+    Error::new(ErrorKind::Restarting, "the dispatcher crashed and a fresh one is starting; come again in a moment")
+        .with_retry_after(Duration::from_secs(1))
+}

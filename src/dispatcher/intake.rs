@@ -1,0 +1,174 @@
+//! Calls come in, wait, and leave before their turn.
+
+use std::time::Duration;
+
+use super::Submit;
+use super::ledger::{Entry, State, Target};
+use super::switchboard::Switchboard;
+use super::timers::Due;
+use crate::clock::Instant;
+use crate::messages::{CallId, Error, ErrorKind, Meta};
+use crate::providers::tokens;
+use crate::telemetry::events;
+
+impl Switchboard {
+    /// Takes a call in, or tells its caller at once why not.
+    pub(crate) fn accept(&mut self, submit: Submit, now: Instant) {
+        if self.draining {
+            let _ = submit.reply.send(Err(self.draining_error()));
+            return;
+        }
+        let request = &submit.request;
+        let targets = self.targets(request.model());
+        let deadline = now + request.timeout().unwrap_or(self.config.queue.default_timeout);
+        let (target, tokens) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
+            Ok(open) => open,
+            Err(error) => {
+                let error = *error;
+                let error = match targets.first() {
+                    Some(target) => {
+                        let budget = self.lanes[target.lane].budget_view(now);
+                        error.with_meta(Meta { budget, ..Meta::default() })
+                    }
+                    None => error,
+                };
+                let outcome = Err(error);
+                events::call_ended(submit.id, &outcome);
+                let _ = submit.reply.send(outcome);
+                return;
+            }
+        };
+        let lane = targets[target].lane;
+        let entry = Entry {
+            id: submit.id,
+            request: submit.request,
+            reply: submit.reply,
+            seat: submit.seat,
+            _admitted: submit.admitted,
+            state: State::Waiting,
+            deadline,
+            deadline_due: self.timers.add(deadline, Due::DeadlineDue(submit.id)),
+            targets,
+            target,
+            tokens,
+            attempts: 0,
+            counted: 0,
+            waited: Duration::ZERO,
+            waiting_since: now,
+            last: None,
+        };
+        self.lanes[lane].line.push(entry.place(), tokens, deadline);
+        self.lanes[lane].waiting += 1;
+        self.ledger.insert(entry.id, entry);
+        self.wake(lane);
+    }
+
+    /// The first target from `from` on that can take the call before its deadline, and what the call may cost there.
+    /// The error is the first target's: it is the one the caller asked for.
+    pub(super) fn first_open(
+        &mut self,
+        targets: &[Target],
+        from: usize,
+        request: &crate::messages::Request,
+        deadline: Instant,
+        newcomer: bool,
+        now: Instant,
+    ) -> Result<(usize, u64), Box<Error>> {
+        let mut refused: Option<Error> = None;
+        for (index, target) in targets.iter().enumerate().skip(from) {
+            let capacity = self.config.queue.capacity;
+            let lane = &mut self.lanes[target.lane];
+            let tokens = if lane.counts_tokens() { tokens::estimate(request) } else { 0 };
+            let refusal = if newcomer && lane.waiting >= capacity {
+                Some(Error::new(
+                    ErrorKind::Overloaded,
+                    format!("{capacity} calls wait for {} already ([queue] capacity); come again later", lane.upstream.name),
+                )
+                .with_retry_after(Duration::from_secs(1)))
+            } else {
+                lane.refusal(now, request.priority(), tokens, deadline)
+            };
+            match refusal {
+                None => return Ok((index, tokens)),
+                Some(error) => refused = refused.or(Some(error)),
+            }
+        }
+        Err(Box::new(refused.unwrap_or_else(|| {
+            let model = request.model().unwrap_or_default();
+            Error::new(
+                ErrorKind::ModelNotFound,
+                format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called"),
+            )
+            .with_param("model")
+        })))
+    }
+
+    /// The caller is gone.
+    pub(crate) fn cancel(&mut self, call: CallId) {
+        let Some(entry) = self.ledger.remove(&call) else { return };
+        self.timers.remove(entry.deadline_due);
+        let lane = entry.lane();
+        self.leave(&entry, None);
+        events::call_cancelled(call, entry.attempts);
+        self.wake(lane);
+    }
+
+    /// The call's time is up.
+    pub(super) fn deadline_due(&mut self, call: CallId, now: Instant) {
+        let Some(entry) = self.ledger.get(&call) else { return };
+        let (lane, tokens) = (entry.lane(), entry.tokens);
+        let name = self.lanes[lane].upstream.name.clone();
+        let mut message = match entry.state {
+            State::Running(_) => format!("the call's time was up while {name} worked on attempt {}", entry.attempts),
+            State::Waiting => {
+                let why = self.lanes[lane].explain(now, tokens);
+                format!("the call's time was up while it waited for {name}: {why}")
+            }
+            State::BackingOff(_) => format!("the call's time was up while it waited to try {name} again"),
+        };
+        if let Some(last) = self.ledger.get(&call).and_then(|entry| entry.last.as_ref()) {
+            message = format!("{message}; the attempt before failed: {}", last.message);
+        }
+        let error = Error::new(ErrorKind::DeadlineExceeded, message);
+        self.end(call, Err(error), now);
+        self.wake(lane);
+    }
+
+    /// The upstream of a waiting call is no longer configured: it goes where the configuration sends its model now.
+    pub(super) fn reroute(&mut self, call: CallId, now: Instant) {
+        let Some(entry) = self.ledger.get(&call) else { return };
+        let (request, deadline) = (entry.request.clone(), entry.deadline);
+        let targets = self.targets(request.model());
+        match self.first_open(&targets, 0, &request, deadline, false, now) {
+            Ok((target, tokens)) => self.move_to(call, targets, target, tokens, now),
+            Err(error) => self.end(call, Err(*error), now),
+        }
+    }
+
+    /// Puts a call that waits nowhere else any more into the line of a target, where its attempts are counted anew.
+    pub(super) fn move_to(&mut self, call: CallId, targets: Vec<Target>, target: usize, tokens: u64, now: Instant) {
+        let Some(mut entry) = self.ledger.remove(&call) else { return };
+        self.leave(&entry, None);
+        if targets[target].lane != entry.lane() {
+            entry.counted = 0;
+        }
+        entry.targets = targets;
+        entry.target = target;
+        entry.tokens = tokens;
+        self.ledger.insert(call, entry);
+        self.stand_in_line(call, now);
+    }
+
+    /// Puts a call that waits nowhere into the line of its lane.
+    pub(super) fn stand_in_line(&mut self, call: CallId, now: Instant) {
+        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        if matches!(entry.state, State::Running(_)) {
+            entry.waiting_since = now;
+        }
+        entry.state = State::Waiting;
+        let (lane, place) = (entry.lane(), entry.place());
+        self.lanes[lane].line.push(place, entry.tokens, entry.deadline);
+        self.lanes[lane].waiting += 1;
+        self.wake(lane);
+    }
+}

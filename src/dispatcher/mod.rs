@@ -1,0 +1,25 @@
+//! Who goes when: one actor that holds every budget and routes calls to slots.
+//!
+//! `actor` is a thin shell round `switchboard`, which is plain state; its two directions are `intake` (calls in, calls
+//! out) and `attempts` (tries and their ends). Below them one policy a file: `lane` (an upstream with its accounts),
+//! `line` (who is next), `budget` with `pace` and `window` (may it go), `retry` (may it go again, and when), `slots`,
+//! `timers`, `ledger`, `admission`.
+
+mod actor;
+mod admission;
+mod attempts;
+mod budget;
+mod intake;
+mod lane;
+mod ledger;
+mod line;
+mod pace;
+mod retry;
+mod slots;
+mod switchboard;
+mod timers;
+mod window;
+
+pub use actor::Dispatcher;
+pub(crate) use actor::{PoolLine, Reconfigure, Submit, restarting};
+pub(crate) use admission::{Admission, Admitted};

@@ -1,0 +1,118 @@
+//! The slots the pool has announced: which are idle, and what the busy ones hold.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::budget::Permit;
+use crate::messages::{Account, AttemptId, SeatId, SlotId};
+
+/// What a slot is busy with.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    pub(crate) id: AttemptId,
+    pub(crate) lane: usize,
+    pub(crate) account: Arc<Account>,
+    pub(crate) permit: Permit,
+    /// Its stream has gone to the caller: the call is out of the ledger.
+    pub(crate) streaming: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    seat: SeatId,
+    busy: Option<Busy>,
+}
+
+/// All slots by index.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    slots: BTreeMap<u32, Slot>,
+    /// Idle slots of each seat, the most recently used last: a warm connection is a thread's, not a slot's, but a warm
+    /// stack is a slot's.
+    idle: BTreeMap<SeatId, Vec<u32>>,
+    busy: usize,
+}
+
+impl Slots {
+    /// A slot takes attempts from now on.
+    pub(crate) fn up(&mut self, slot: SlotId, seat: SeatId) {
+        self.slots.insert(slot.index, Slot { generation: slot.generation, seat, busy: None });
+        self.idle.entry(seat).or_default().push(slot.index);
+    }
+
+    /// A slot has died. Gives what it was busy with; `None` also when the notice is stale.
+    pub(crate) fn gone(&mut self, slot: SlotId) -> Option<Busy> {
+        let known = self.slots.get(&slot.index)?;
+        if known.generation != slot.generation {
+            return None;
+        }
+        let dead = self.slots.remove(&slot.index)?;
+        match dead.busy {
+            Some(busy) => {
+                self.busy -= 1;
+                Some(busy)
+            }
+            None => {
+                if let Some(idle) = self.idle.get_mut(&dead.seat) {
+                    idle.retain(|index| *index != slot.index);
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes an idle slot, on `seat` when there is a choice.
+    pub(crate) fn claim(&mut self, seat: Option<SeatId>) -> Option<SlotId> {
+        let own = seat.and_then(|seat| self.idle.get_mut(&seat)).and_then(Vec::pop);
+        let index = own.or_else(|| self.idle.values_mut().max_by_key(|idle| idle.len()).and_then(Vec::pop))?;
+        Some(SlotId { index, generation: self.slots[&index].generation })
+    }
+
+    /// Makes a claimed slot busy.
+    pub(crate) fn occupy(&mut self, slot: SlotId, busy: Busy) {
+        if let Some(known) = self.slots.get_mut(&slot.index) {
+            debug_assert!(known.busy.is_none(), "one attempt at a time");
+            known.busy = Some(busy);
+            self.busy += 1;
+        }
+    }
+
+    /// The attempt on `slot` has ended. `None` when the notice is stale: of a dead generation, or of another attempt.
+    pub(crate) fn free(&mut self, slot: SlotId, id: AttemptId) -> Option<Busy> {
+        let known = self.known(slot)?;
+        let busy = known.busy.take_if(|busy| busy.id == id)?;
+        let seat = known.seat;
+        self.busy -= 1;
+        self.idle.entry(seat).or_default().push(slot.index);
+        Some(busy)
+    }
+
+    /// What `slot` is busy with, when it is that attempt.
+    pub(crate) fn busy_with(&mut self, slot: SlotId, id: AttemptId) -> Option<&mut Busy> {
+        self.known(slot)?.busy.as_mut().filter(|busy| busy.id == id)
+    }
+
+    fn known(&mut self, slot: SlotId) -> Option<&mut Slot> {
+        self.slots.get_mut(&slot.index).filter(|known| known.generation == slot.generation)
+    }
+
+    /// Slots there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Attempts under way.
+    pub(crate) fn busy(&self) -> usize {
+        self.busy
+    }
+
+    /// Attempts whose stream has gone to the caller.
+    pub(crate) fn streaming(&self) -> Vec<(SlotId, AttemptId)> {
+        let open = |(index, slot): (&u32, &Slot)| {
+            let busy = slot.busy.as_ref().filter(|busy| busy.streaming)?;
+            Some((SlotId { index: *index, generation: slot.generation }, busy.id))
+        };
+        self.slots.iter().filter_map(open).collect()
+    }
+}

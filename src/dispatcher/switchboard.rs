@@ -1,0 +1,259 @@
+//! The dispatcher without its actor: plain state that is told what happened and when, and says what to do.
+//!
+//! `intake` takes calls in and lets them go, `attempts` makes the tries and judges their ends. Both leave what is to be
+//! done outside (an attempt to run, slots to ask for) in `orders`, which the actor carries out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::lane::Lane;
+use super::ledger::{Entry, State, Target};
+use super::slots::Slots;
+use super::timers::{Due, Timers};
+use crate::clock::{Dice, Instant};
+use crate::config::Config;
+use crate::messages::{
+    Abort, AttemptId, CallId, Error, ErrorKind, Health, Meta, Outcome, Redactor, RunAttempt, SeatId, SlotId,
+};
+use crate::telemetry::events;
+
+/// What the actor is to do for the switchboard.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Run(RunAttempt),
+    Abort(Abort),
+    /// So many slots are of use now.
+    NeedSlots(usize),
+}
+
+/// All of the dispatcher's state.
+#[derive(Debug)]
+pub(crate) struct Switchboard {
+    pub(super) config: Arc<Config>,
+    pub(super) redactor: Redactor,
+    /// One per upstream ever configured; an index stays what it is.
+    pub(super) lanes: Vec<Lane>,
+    pub(super) lane_of: HashMap<Arc<str>, usize>,
+    pub(super) ledger: HashMap<CallId, Entry>,
+    pub(super) slots: Slots,
+    pub(super) timers: Timers,
+    pub(super) dice: Dice,
+    pub(super) draining: bool,
+    /// Told when the last call has ended.
+    drained: Vec<oneshot::Sender<()>>,
+    /// What the pool was last asked for.
+    pub(super) asked_slots: usize,
+    /// Lanes where something has changed since they were last pumped.
+    to_pump: Vec<usize>,
+    pub(super) orders: Vec<Order>,
+}
+
+impl Switchboard {
+    pub(crate) fn new(config: Arc<Config>, dice: Dice, now: Instant) -> Self {
+        let mut board = Self {
+            redactor: Redactor::new(config.secrets()),
+            config: Arc::clone(&config),
+            lanes: Vec::new(),
+            lane_of: HashMap::new(),
+            ledger: HashMap::new(),
+            slots: Slots::default(),
+            timers: Timers::default(),
+            dice,
+            draining: false,
+            drained: Vec::new(),
+            asked_slots: 0,
+            to_pump: Vec::new(),
+            orders: Vec::new(),
+        };
+        board.reconfigure(config, now);
+        board
+    }
+
+    /// Puts another configuration in force. Accepted calls stay; those whose upstream is gone go where the new
+    /// configuration sends them.
+    pub(crate) fn reconfigure(&mut self, config: Arc<Config>, now: Instant) {
+        self.config = config;
+        self.redactor = Redactor::new(self.config.secrets());
+        let slots = self.config.pool.slots_per_account;
+        let config = Arc::clone(&self.config);
+        for (name, section) in &config.upstreams {
+            match self.lane_of.get(name) {
+                Some(&index) => self.lanes[index].reconfigure(section, slots, now),
+                None => {
+                    self.lane_of.insert(Arc::clone(name), self.lanes.len());
+                    self.lanes.push(Lane::new(section, slots, now));
+                }
+            }
+        }
+        for index in 0..self.lanes.len() {
+            if !config.upstreams.contains_key(&self.lanes[index].upstream.name) {
+                self.lanes[index].desks.clear();
+                let stranded: Vec<CallId> = self.lanes[index].line.calls().collect();
+                for call in stranded {
+                    self.reroute(call, now);
+                }
+            }
+            self.wake(index);
+        }
+    }
+
+    /// Where calls to `model` go, in order. Empty when nobody serves it.
+    pub(super) fn targets(&self, model: Option<&str>) -> Vec<Target> {
+        let lane = |name: &Arc<str>| self.lane_of.get(name).copied();
+        match model {
+            Some(model) => {
+                let targets = self.config.targets(model).into_iter();
+                targets.filter_map(|(name, model)| Some(Target { lane: lane(&name)?, model: Some(model) })).collect()
+            }
+            None => {
+                let target = self.config.default_target();
+                target.and_then(|name| Some(Target { lane: lane(&name)?, model: None })).into_iter().collect()
+            }
+        }
+    }
+
+    /// Does everything that is due.
+    pub(crate) fn run_due(&mut self, now: Instant) {
+        while let Some(due) = self.timers.pop(now) {
+            match due {
+                Due::RetryDue(call) => self.retry_due(call, now),
+                Due::DeadlineDue(call) => self.deadline_due(call, now),
+                Due::RefillDue(lane) => {
+                    self.lanes[lane].refill = None;
+                    self.wake(lane);
+                }
+            }
+        }
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.timers.next_at()
+    }
+
+    /// Notes that a lane may be able to go on. Pumping itself waits until what happened has been dealt with: it may end
+    /// and move calls, which is no thing to do in the middle of ending or moving one.
+    pub(super) fn wake(&mut self, lane: usize) {
+        if !self.to_pump.contains(&lane) {
+            self.to_pump.push(lane);
+        }
+    }
+
+    /// Lets every lane go on that can, and gives what is to be done, in order.
+    pub(crate) fn take_orders(&mut self, now: Instant) -> Vec<Order> {
+        while let Some(lane) = self.to_pump.pop() {
+            self.pump(lane, now);
+        }
+        self.tell_drained();
+        std::mem::take(&mut self.orders)
+    }
+
+    /// Refuses new calls from now on; `done` is told when the last accepted one, streams included, has ended.
+    pub(crate) fn drain(&mut self, done: oneshot::Sender<()>) {
+        self.draining = true;
+        self.drained.push(done);
+    }
+
+    /// Ends every call that is left: whole ones with 503, streams with an error event.
+    pub(crate) fn end_all(&mut self, now: Instant) {
+        self.draining = true;
+        let mut left: Vec<CallId> = self.ledger.keys().copied().collect();
+        left.sort_unstable();
+        for call in left {
+            self.end(call, Err(self.draining_error()), now);
+        }
+        for (slot, id) in self.slots.streaming() {
+            let told = Some(self.draining_error());
+            self.orders.push(Order::Abort(Abort { slot, id, told }));
+        }
+    }
+
+    pub(super) fn draining_error(&self) -> Error {
+        Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment")
+            .with_retry_after(Duration::from_secs(5))
+    }
+
+    fn tell_drained(&mut self) {
+        if self.draining && self.ledger.is_empty() && self.slots.busy() == 0 {
+            for done in self.drained.drain(..) {
+                // Nobody waits for it any more: nothing to tell.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// How things stand.
+    pub(crate) fn health(&self, now: Instant) -> Health {
+        Health {
+            draining: self.draining,
+            usable_upstreams: self.lanes.iter().filter(|lane| lane.is_usable(now)).count(),
+            waiting: self.lanes.iter().map(|lane| lane.waiting).sum(),
+            in_flight: self.slots.busy(),
+            slots: self.slots.len(),
+        }
+    }
+
+    /// The call's one end: its place, timers and room are given back, its caller is told.
+    pub(super) fn end(&mut self, call: CallId, outcome: Outcome, now: Instant) {
+        let Some(entry) = self.ledger.remove(&call) else { return };
+        self.timers.remove(entry.deadline_due);
+        self.leave(&entry, None);
+        let meta = self.meta(&entry, now);
+        let outcome = match outcome {
+            Ok(mut answer) => {
+                let usage = answer.meta.usage;
+                answer.meta = Meta { usage, ..meta };
+                Ok(answer)
+            }
+            Err(error) => Err(error.with_meta(meta)),
+        };
+        events::call_ended(call, &outcome);
+        // A caller that has gone meanwhile gets nothing; its Cancel finds nothing either.
+        let _ = entry.reply.send(outcome);
+    }
+
+    /// Takes a call out of where it stands: out of its line, out of backoff, off its slot.
+    pub(super) fn leave(&mut self, entry: &Entry, told: Option<Error>) {
+        let lane = &mut self.lanes[entry.lane()];
+        match entry.state {
+            State::Waiting => {
+                lane.line.remove(entry.place());
+                lane.waiting -= 1;
+            }
+            State::BackingOff(key) => {
+                self.timers.remove(key);
+                lane.waiting -= 1;
+            }
+            State::Running(slot) => {
+                let id = AttemptId { call: entry.id, number: entry.attempts };
+                // Still on its slot: nobody waits for it any more. The slot and its permit come back when the actor says so,
+                // so that an upstream never sees more at once than it may.
+                if self.slots.busy_with(slot, id).is_some_and(|busy| !busy.streaming) {
+                    self.orders.push(Order::Abort(Abort { slot, id, told }));
+                }
+            }
+        }
+    }
+
+    pub(super) fn meta(&mut self, entry: &Entry, now: Instant) -> Meta {
+        let running = matches!(entry.state, State::Running(_));
+        let waiting = if running { Duration::ZERO } else { now.saturating_duration_since(entry.waiting_since) };
+        let lane = &mut self.lanes[entry.lane()];
+        Meta {
+            upstream: (entry.attempts > 0).then(|| Arc::clone(&lane.upstream.name)),
+            attempts: entry.attempts,
+            queued: entry.waited + waiting,
+            budget: lane.budget_view(now),
+            usage: None,
+        }
+    }
+
+    /// A slot takes attempts from now on.
+    pub(crate) fn slot_up(&mut self, slot: SlotId, seat: SeatId) {
+        self.slots.up(slot, seat);
+        (0..self.lanes.len()).for_each(|lane| self.wake(lane));
+    }
+}

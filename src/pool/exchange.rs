@@ -1,0 +1,188 @@
+//! One attempt, from its order to its end: encode, send, and read the answer, each phase within its time.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use actix::Recipient;
+use bytes::{Bytes, BytesMut};
+use tokio::sync::oneshot;
+
+use super::relay;
+use super::transport::{BodyStream, HttpRequest, HttpResponse, Transport, TransportError};
+use crate::clock::{self, Instant, WallClock};
+use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Opened, Phase, RunAttempt, Sent};
+use crate::providers::{classify, headers, openai};
+
+/// The most of an error's body that is kept: more tells nobody more.
+const MAX_ERROR_BODY: usize = 1 << 20;
+
+/// Runs an attempt to its end, or until it is called off.
+pub(super) async fn run(
+    attempt: RunAttempt,
+    transport: Rc<dyn Transport>,
+    opened: Recipient<Opened>,
+    mut aborted: oneshot::Receiver<Option<Error>>,
+) -> AttemptEnd {
+    let timeouts = attempt.account.upstream.timeouts;
+    let encoded = openai::encode(&attempt.request, &attempt.account, attempt.model.as_deref());
+    let patience = if attempt.request.is_stream() { timeouts.first_byte } else { timeouts.answer };
+    let first_byte = clock::now() + patience;
+    let request = HttpRequest {
+        upstream: attempt.account.upstream.clone(),
+        url: encoded.url,
+        headers: encoded.headers,
+        body: encoded.body,
+        call: attempt.id.call,
+    };
+
+    let head = tokio::select! {
+        biased;
+        _ = &mut aborted => return AttemptEnd::Aborted,
+        head = within(first_byte, Phase::FirstByte, patience, transport.send(request)) => head,
+    };
+    let response = match head {
+        Ok(response) => response,
+        Err(failure) => return AttemptEnd::Failed(*failure),
+    };
+    let reading = Reading { idle: timeouts.idle, first_byte, patience };
+    let is_stream = attempt.request.is_stream() && response.status / 100 == 2 && is_event_stream(&response.headers);
+    if is_stream {
+        return relay::run(attempt, response, reading, encoded.usage_added, opened, aborted).await;
+    }
+    tokio::select! {
+        biased;
+        _ = &mut aborted => AttemptEnd::Aborted,
+        end = whole(&attempt, response, reading) => end,
+    }
+}
+
+/// How patient a body is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    idle: Duration,
+    first_byte: Instant,
+    patience: Duration,
+}
+
+impl Reading {
+    /// The next chunk of `body`; `first` when none has come yet.
+    pub(super) async fn chunk(&self, body: &mut BodyStream, first: bool) -> Result<Option<Bytes>, Box<Failure>> {
+        let next = std::future::poll_fn(|cx| body.as_mut().poll_next(cx));
+        let next = async { next.await.transpose() };
+        if first {
+            within(self.first_byte, Phase::FirstByte, self.patience, next).await
+        } else {
+            within(clock::now() + self.idle, Phase::Idle, self.idle, next).await
+        }
+    }
+
+    /// How long the other side may keep still.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
+    }
+}
+
+/// What a transport's work comes to, or a timeout of `phase` at `deadline`.
+async fn within<T>(
+    deadline: Instant,
+    phase: Phase,
+    limit: Duration,
+    work: impl Future<Output = Result<T, TransportError>>,
+) -> Result<T, Box<Failure>> {
+    let mut work = pin!(work);
+    let mut late = pin!(clock::until(deadline));
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(done.map_err(|error| Box::new(unanswered(error))));
+        }
+        late.as_mut().poll(cx).map(|()| Err(Box::new(timeout(phase, limit))))
+    })
+    .await
+}
+
+fn timeout(phase: Phase, limit: Duration) -> Failure {
+    let seconds = limit.as_secs_f64();
+    let message = match phase {
+        Phase::Connect => format!("no connection within {seconds} s"),
+        Phase::FirstByte => format!("no answer began within {seconds} s"),
+        Phase::Idle => format!("the answer stood still for {seconds} s"),
+    };
+    Failure::new(FailureKind::Timeout(phase), Sent::Maybe, message.clone(), message)
+}
+
+fn unanswered(error: TransportError) -> Failure {
+    let message = match error.kind {
+        FailureKind::Unreachable => "the upstream cannot be reached",
+        FailureKind::Certificate => "the upstream's certificate does not verify",
+        FailureKind::Timeout(_) => "no connection in time",
+        FailureKind::Malformed => "the upstream's answer is not HTTP",
+        _ => "the connection was cut before the answer was complete",
+    };
+    Failure::new(error.kind, error.sent, message, error.detail)
+}
+
+fn is_event_stream(headers: &Headers) -> bool {
+    let kind = headers.get("content-type").unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// Reads a whole answer and judges it.
+async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -> AttemptEnd {
+    let HttpResponse { status, headers: all, body } = response;
+    let good = status / 100 == 2;
+    let most = if good { attempt.account.upstream.max_answer } else { MAX_ERROR_BODY };
+    let body = match collect(body, most, &all, reading).await {
+        Ok(body) => body,
+        // An error whose body is cut or too long is still that error.
+        Err(_) if !good => Bytes::new(),
+        Err(failure) => return AttemptEnd::Failed(*failure),
+    };
+    if !good {
+        return AttemptEnd::Failed(error_answer(attempt, status, &all, &body));
+    }
+    match openai::read_answer(attempt.request.endpoint(), &body) {
+        Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(&all), body, usage },
+        Err(detail) => AttemptEnd::Failed(Failure::new(
+            FailureKind::Malformed,
+            Sent::Maybe,
+            "the upstream's answer is not the JSON it must be",
+            detail,
+        )),
+    }
+}
+
+/// The failure an error answer stands for; no configured secret in it survives.
+pub(super) fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: &Bytes) -> Failure {
+    // The wall clock is read here once, for answers that name a date without one of their own.
+    let mut failure = classify::classify(status, all, body, WallClock::new().at(clock::now()));
+    failure.answer = Some((status, headers::pick_for_caller(all), attempt.redactor.redact(body)));
+    failure
+}
+
+async fn collect(mut body: BodyStream, most: usize, headers: &Headers, reading: Reading) -> Result<Bytes, Box<Failure>> {
+    let too_large = || {
+        let message = format!("the answer is larger than {most} bytes (max_answer)");
+        Box::new(Failure::new(FailureKind::TooLarge, Sent::Maybe, message.clone(), message))
+    };
+    let promised = headers.get("content-length").and_then(|length| length.parse::<usize>().ok());
+    if promised.is_some_and(|length| length > most) {
+        return Err(too_large());
+    }
+    let Some(first) = reading.chunk(&mut body, true).await? else { return Ok(Bytes::new()) };
+    let Some(second) = reading.chunk(&mut body, false).await? else {
+        return if first.len() > most { Err(too_large()) } else { Ok(first) };
+    };
+    let mut whole = BytesMut::with_capacity(promised.unwrap_or(first.len() + second.len()));
+    whole.extend_from_slice(&first);
+    whole.extend_from_slice(&second);
+    while whole.len() <= most {
+        match reading.chunk(&mut body, false).await? {
+            Some(chunk) => whole.extend_from_slice(&chunk),
+            None => return Ok(whole.freeze()),
+        }
+    }
+    Err(too_large())
+}

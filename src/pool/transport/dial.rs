@@ -1,0 +1,235 @@
+//! Connecting to an upstream: name, TCP and TLS, under one limit of time, with errors that say which part failed.
+//!
+//! awc calls this as its connector. It always believes the connection plain, so that TLS lies below [`Strict`].
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_service::Service;
+use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+use super::LocalFuture;
+use super::strict::Strict;
+use super::wire::Wire;
+use crate::messages::{FailureKind, Phase};
+
+/// How long an address has to answer before the next is tried beside it.
+const STAGGER: Duration = Duration::from_millis(250);
+/// A path that acknowledges nothing for this long is dead, also below a stream that is silent for minutes.
+#[cfg(target_os = "linux")]
+const DEAD_PATH: Duration = Duration::from_secs(60);
+
+/// Why there is no connection. Not a byte of a request was sent.
+#[derive(Clone, Debug)]
+pub(super) struct DialError {
+    /// `Unreachable`, `Certificate` or `Timeout(Connect)`.
+    pub(super) kind: FailureKind,
+    /// The part that failed, and why.
+    pub(super) detail: String,
+}
+
+impl std::fmt::Display for DialError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for DialError {}
+
+impl DialError {
+    fn unreachable(part: &str, why: impl std::fmt::Display) -> Self {
+        Self { kind: FailureKind::Unreachable, detail: format!("{part}: {why}") }
+    }
+}
+
+/// Dials for one upstream.
+#[derive(Clone)]
+pub(super) struct Dial {
+    /// How to do TLS, where the upstream's URL is https.
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    /// For name, TCP and TLS together.
+    pub(super) limit: Duration,
+}
+
+impl Service<ConnectInfo<http::Uri>> for Dial {
+    type Response = Connection<http::Uri, Strict<Wire>>;
+    type Error = ConnectError;
+    type Future = LocalFuture<Result<Self::Response, ConnectError>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, to: ConnectInfo<http::Uri>) -> Self::Future {
+        let dial = self.clone();
+        Box::pin(async move {
+            let uri = to.request().clone();
+            // Always `Io`: awc panics on `InvalidInput`, and only `Io` carries an error of ours through.
+            let wire = dial.dial(&uri).await.map_err(|error| ConnectError::Io(io::Error::other(error)))?;
+            let exact = matches!(wire, Wire::Plain(_));
+            Ok(Connection::new(uri, Strict::new(wire, exact)))
+        })
+    }
+}
+
+impl Dial {
+    async fn dial(&self, uri: &http::Uri) -> Result<Wire, DialError> {
+        let host = bare(uri.host().unwrap_or_default());
+        let port = uri.port_u16().unwrap_or(80);
+        let part = Cell::new("DNS");
+        tokio::time::timeout(self.limit, self.connect(host, port, &part)).await.unwrap_or_else(|_| {
+            let detail = format!("{}: took longer than {:?}", part.get(), self.limit);
+            Err(DialError { kind: FailureKind::Timeout(Phase::Connect), detail })
+        })
+    }
+
+    async fn connect(&self, host: &str, port: u16, part: &Cell<&'static str>) -> Result<Wire, DialError> {
+        let addresses = resolve(host, port).await?;
+        part.set("TCP");
+        let tcp = race(addresses).await?;
+        let Some(config) = &self.tls else { return Ok(Wire::Plain(tcp)) };
+        part.set("TLS");
+        let name = ServerName::try_from(host.to_owned()).map_err(|error| DialError::unreachable("TLS", error))?;
+        let tls = tokio_rustls::TlsConnector::from(config.clone()).connect(name, tcp).await;
+        Ok(Wire::Tls(Box::new(tls.map_err(not_shaken)?)))
+    }
+}
+
+/// A host without the brackets that an IPv6 address wears in a URL.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// Why a handshake failed: whose certificate does not verify is to be left alone, everything else may pass.
+fn not_shaken(error: io::Error) -> DialError {
+    let refused =
+        error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(about_certificate);
+    let kind = if refused { FailureKind::Certificate } else { FailureKind::Unreachable };
+    DialError { kind, detail: format!("TLS: {error}") }
+}
+
+/// Whether `error` says that a certificate is wrong or missing, ours or theirs: trying again changes nothing.
+pub(super) fn about_certificate(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription::CertificateRequired;
+    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(CertificateRequired))
+}
+
+async fn resolve(host: &str, port: u16) -> Result<VecDeque<SocketAddr>, DialError> {
+    if let Ok(ip) = host.parse::<IpAddr>() {
+        return Ok(VecDeque::from([SocketAddr::new(ip, port)]));
+    }
+    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| DialError::unreachable("DNS", error))?;
+    let addresses = interleave(found);
+    if addresses.is_empty() { Err(DialError::unreachable("DNS", "no address")) } else { Ok(addresses) }
+}
+
+/// Both families by turns, the resolver's first choice first: a family that leads nowhere costs one stagger, not many.
+fn interleave(found: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
+    let found: Vec<_> = found.collect();
+    let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let mut mixed = VecDeque::new();
+    loop {
+        let pair = (first.next(), second.next());
+        if pair == (None, None) {
+            return mixed;
+        }
+        mixed.extend(pair.0);
+        mixed.extend(pair.1);
+    }
+}
+
+/// The first address that takes a connection; each is started when the one before has failed or had its time.
+async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialError> {
+    let mut attempts = FuturesUnordered::new();
+    let mut last = DialError::unreachable("TCP", "no address");
+    loop {
+        if let Some(address) = addresses.pop_front() {
+            attempts.push(async move { (address, TcpStream::connect(address).await) });
+        } else if attempts.is_empty() {
+            return Err(last);
+        }
+        let next = async {
+            if addresses.is_empty() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(STAGGER).await;
+        };
+        tokio::select! {
+            biased;
+            Some((address, connected)) = attempts.next() => match connected.and_then(|tcp| tuned(&tcp).map(|()| tcp)) {
+                Ok(tcp) => return Ok(tcp),
+                Err(error) => last = DialError::unreachable("TCP", format_args!("{address}: {error}")),
+            },
+            () = next => {}
+        }
+    }
+}
+
+/// What neither awc nor tokio sets: no waiting for more to write, and an end to connections whose peer has vanished.
+fn tuned(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let socket = SockRef::from(tcp);
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(DEAD_PATH))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns_and_the_resolvers_first_choice_leads() {
+        let found = ["[::1]:1", "[::2]:1", "127.0.0.1:1", "[::3]:1"].map(|text| text.parse().unwrap());
+        let order: Vec<String> = interleave(found.into_iter()).iter().map(SocketAddr::to_string).collect();
+        assert_eq!(order, ["[::1]:1", "127.0.0.1:1", "[::2]:1", "[::3]:1"]);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_gives_way_to_the_next_at_once() {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = race(VecDeque::from([closed, open.local_addr().unwrap()])).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), open.local_addr().unwrap());
+        assert!(tcp.nodelay().unwrap());
+        let socket = SockRef::from(&tcp);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(DEAD_PATH));
+        let error = race(VecDeque::from([closed])).await.unwrap_err();
+        assert_eq!(error.kind, FailureKind::Unreachable);
+    }
+
+    /// A full backlog, which on Linux swallows whoever connects.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_leads_nowhere_gives_way_after_the_stagger() {
+        let nowhere = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        nowhere.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        nowhere.listen(0).unwrap();
+        let address = nowhere.local_addr().unwrap().as_socket().unwrap();
+        let _fills_it = TcpStream::connect(address).await.unwrap();
+
+        let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let tcp = race(VecDeque::from([address, open.local_addr().unwrap()])).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap(), open.local_addr().unwrap());
+
+        let dial = Dial { tls: None, limit: Duration::from_millis(50) };
+        let error = dial.dial(&format!("http://{address}").parse().unwrap()).await.unwrap_err();
+        assert_eq!(error.kind, FailureKind::Timeout(Phase::Connect));
+        assert!(error.detail.starts_with("TCP"), "{error}");
+    }
+}

@@ -1,0 +1,126 @@
+//! OpenAI's protocol, and that of all who speak it.
+
+mod chunk;
+mod encode;
+mod stream;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+pub(crate) use encode::{Encoded, encode};
+pub(crate) use stream::{Step, StreamReader};
+
+use crate::messages::{Endpoint, Usage, json};
+
+/// Checks that a 2xx body is whole, and reads what it says about usage.
+///
+/// # Errors
+/// What is wrong, for the log and without any of the body, when it is not one well-formed JSON object. Such an answer
+/// was cut or mangled on the way and is worth another try. A strange `usage` in a whole answer is no error: it is none.
+pub(crate) fn read_answer(_endpoint: Endpoint, body: &Bytes) -> Result<Option<Usage>, String> {
+    let text = std::str::from_utf8(body).map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
+    let mut usage = None;
+    json::each_field(text, |key, value| {
+        if key == "usage" {
+            usage = read_usage(value);
+        }
+    })
+    .map_err(|error| json_fault(&error))?;
+    Ok(usage)
+}
+
+/// Says where JSON is broken. serde_json's own words repeat a value of the wrong type, so those are not used.
+fn json_fault(error: &serde_json::Error) -> String {
+    if error.is_data() { "not a JSON object".to_owned() } else { format!("not JSON: {error}") }
+}
+
+/// Reads a `usage` object in either of its forms; `None` unless it counts something.
+fn read_usage(usage: &RawValue) -> Option<Usage> {
+    if !json::is_object(usage) {
+        return None;
+    }
+    let (mut input, mut output, mut total) = (None, None, None);
+    json::each_field(usage.get(), |key, value| match key {
+        "prompt_tokens" | "input_tokens" => input = json::count(value).max(input),
+        "completion_tokens" | "output_tokens" => output = json::count(value).max(output),
+        "total_tokens" => total = json::count(value).max(total),
+        _ => {}
+    })
+    .ok()?;
+    if input.is_none() && output.is_none() && total.is_none() {
+        return None;
+    }
+    let (input_tokens, output_tokens) = (input.unwrap_or(0), output.unwrap_or(0));
+    let total_tokens = total.unwrap_or_else(|| input_tokens.saturating_add(output_tokens));
+    Some(Usage { input_tokens, output_tokens, total_tokens })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Usage>, String> {
+        read_answer(Endpoint::ChatCompletions, &Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn usage(input_tokens: u64, output_tokens: u64, total_tokens: u64) -> Option<Usage> {
+        Some(Usage { input_tokens, output_tokens, total_tokens })
+    }
+
+    #[test]
+    fn usage_is_read_in_all_its_forms() {
+        for (text, expected) in [
+            (r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#, usage(3, 4, 7)),
+            (r#"{"usage":{"input_tokens":3,"output_tokens":4,"total_tokens":9}}"#, usage(3, 4, 9)),
+            (r#"{"usage":{"prompt_tokens":3,"total_tokens":3}}"#, usage(3, 0, 3)),
+            (r#"{"usage":{"input_tokens":3,"prompt_tokens":3,"output_tokens":4.0,"cost":null}}"#, usage(3, 4, 7)),
+            (r#"{"usage":{"total_tokens":7}}"#, usage(0, 0, 7)),
+            (r#"{"usage":{"prompt_tokens":99999999999999999999,"completion_tokens":1}}"#, usage(u64::MAX, 1, u64::MAX)),
+        ] {
+            assert_eq!(read(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn missing_null_and_strange_usage_is_none_and_no_error() {
+        for value in ["null", "{}", "[]", "17", "\"many\"", r#"{"prompt_tokens":null}"#, r#"{"prompt_tokens":-1}"#] {
+            assert_eq!(read(&format!("{{\"usage\":{value}}}")), Ok(None), "{value}");
+        }
+        assert_eq!(read(r#" {"seed":123456789012345678901234567890,"x":"\ud800","x":1e999} "#), Ok(None));
+    }
+
+    #[test]
+    fn cut_or_mangled_answers_are_errors_that_repeat_nothing() {
+        for text in [
+            "",
+            " ",
+            "{",
+            r#"{"usage":{}"#,
+            "{}{}",
+            "[]",
+            "null",
+            "\"private\"",
+            "<html>private</html>",
+            r#"{"a":"private"#,
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(!error.contains("private"), "{error}");
+        }
+        assert!(read_answer(Endpoint::Embeddings, &Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_judged_without_a_panic(bytes: Vec<u8>) {
+            let _ = read_answer(Endpoint::Responses, &Bytes::from(bytes));
+        }
+
+        #[test]
+        fn an_answer_cut_anywhere_is_an_error(cut in any::<prop::sample::Index>()) {
+            let text = r#"{"choices":[{"message":{"content":"a\"b"}}],"usage":{"prompt_tokens":12}}"#;
+            prop_assert!(read(&text[..cut.index(text.len())]).is_err());
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! A request as it goes to one account.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
+
+use crate::messages::{Account, Endpoint, Headers, Request, Upstream, UsageAsk};
+use crate::providers::headers::{is_callers_own, is_framing};
+
+/// All of a request but its framing.
+#[derive(Clone, Debug)]
+pub(crate) struct Encoded {
+    pub(crate) url: String,
+    pub(crate) headers: Headers,
+    pub(crate) body: Bytes,
+    /// The stream was asked for usage on our own account: the chunk that brings it is not the caller's.
+    pub(crate) usage_added: bool,
+}
+
+/// The request to `account`, for the upstream's `model`.
+///
+/// The body is the caller's, byte for byte and shared, unless the model's name differs there or the stream is to be
+/// asked for its usage: then those places are rewritten and nothing else. A body without a model keeps none.
+pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) -> Encoded {
+    let upstream = &*account.upstream;
+    let endpoint = request.endpoint();
+    let body = request.body();
+    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
+    if let (Some(model), Some(span)) = (model, body.model_span())
+        && body.model() != Some(model)
+    {
+        edits.push((span, serde_json::Value::from(model).to_string()));
+    }
+    let asks =
+        upstream.ask_usage && body.is_stream() && matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
+    let ask = if asks { ask_for_usage(body.bytes(), body.usage_ask()) } else { None };
+    let usage_added = ask.is_some();
+    edits.extend(ask);
+    Encoded {
+        url: format!("{}{}", upstream.base_url, endpoint.path()),
+        headers: headers(request, upstream, account),
+        body: splice(body.bytes(), edits),
+        usage_added,
+    }
+}
+
+/// Where to write what, so that the stream reports its usage; `None` where the caller has spoken.
+fn ask_for_usage(body: &[u8], ask: UsageAsk) -> Option<(Range<usize>, String)> {
+    const ASK: &str = r#""include_usage":true"#;
+    match ask {
+        UsageAsk::Absent => {
+            let brace = body.iter().position(|byte| *byte == b'{')?;
+            Some(first_field(body, brace, &format!(r#""stream_options":{{{ASK}}}"#)))
+        }
+        UsageAsk::NullAt(at) => Some((at..at + "null".len(), format!("{{{ASK}}}"))),
+        UsageAsk::ObjectAt(brace) => Some(first_field(body, brace, ASK)),
+        UsageAsk::Asked | UsageAsk::Other => None,
+    }
+}
+
+/// The edit that makes `field` the first of the object whose brace opens at `brace`.
+fn first_field(body: &[u8], brace: usize, field: &str) -> (Range<usize>, String) {
+    let inside = brace + 1;
+    let is_empty = body[inside..].trim_ascii_start().starts_with(b"}");
+    (inside..inside, if is_empty { field.to_owned() } else { format!("{field},") })
+}
+
+/// `body` with each range replaced; the same shared bytes when there is none. Ranges do not overlap.
+fn splice(body: &Bytes, mut edits: Vec<(Range<usize>, String)>) -> Bytes {
+    if edits.is_empty() {
+        return body.clone();
+    }
+    edits.sort_by_key(|(range, _)| range.start);
+    let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
+    let mut out = BytesMut::with_capacity(body.len() + added);
+    let mut from = 0;
+    for (range, text) in edits {
+        out.extend_from_slice(&body[from..range.start]);
+        out.extend_from_slice(text.as_bytes());
+        from = range.end;
+    }
+    out.extend_from_slice(&body[from..]);
+    out.freeze()
+}
+
+/// The caller's headers, the configured ones in place of the caller's of the same name, the account's key.
+fn headers(request: &Request, upstream: &Upstream, account: &Account) -> Headers {
+    let configured = || upstream.headers.iter().filter(|(name, _)| !is_framing(name.as_str()));
+    let is_configured = |name: &HeaderName| configured().any(|(have, _)| have == name);
+    let mut out: Headers = request
+        .headers()
+        .iter()
+        .filter(|(name, _)| !is_callers_own(name.as_str()) && !is_configured(name))
+        .chain(configured())
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let has = |headers: &Headers, wanted: HeaderName| headers.iter().any(|(name, _)| *name == wanted);
+    if !has(&out, CONTENT_TYPE) {
+        out.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if !has(&out, ACCEPT) {
+        let kind = if request.is_stream() { "text/event-stream" } else { "application/json" };
+        out.push(ACCEPT, HeaderValue::from_static(kind));
+    }
+    // An operator who configures the header means it instead of the key.
+    if let Some(key) = &account.key
+        && !has(&out, AUTHORIZATION)
+        // A key that cannot stand in a header is left out: the upstream's 401 says so more clearly than a panic.
+        && let Ok(mut value) = HeaderValue::try_from(format!("Bearer {}", key.expose()))
+    {
+        value.set_sensitive(true);
+        out.push(AUTHORIZATION, value);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::messages::{AccountId, Secret, Timeouts, UpstreamKind};
+
+    fn account(headers: &[(&'static str, &'static str)]) -> Account {
+        let second = Duration::from_secs(1);
+        let upstream = Upstream {
+            name: "u".into(),
+            kind: UpstreamKind::OpenAi,
+            base_url: "https://example.test/v1".into(),
+            timeouts: Timeouts { connect: second, first_byte: second, answer: second, idle: second },
+            max_answer: 1 << 20,
+            ask_usage: true,
+            ca_file: None,
+            headers: headers
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+                .collect(),
+        };
+        let id = AccountId { upstream: upstream.name.clone(), key: 0 };
+        Account { id, upstream: Arc::new(upstream), key: Some(Secret::new("sk-1")) }
+    }
+
+    fn request(endpoint: Endpoint, text: &str) -> Request {
+        Request::new(endpoint, text.to_owned()).unwrap()
+    }
+
+    fn body_of(text: &str, model: Option<&str>) -> (String, bool) {
+        let encoded = encode(&request(Endpoint::ChatCompletions, text), &account(&[]), model);
+        (String::from_utf8(encoded.body.to_vec()).unwrap(), encoded.usage_added)
+    }
+
+    #[test]
+    fn a_body_that_needs_no_change_is_shared() {
+        for (endpoint, text, model) in [
+            (Endpoint::ChatCompletions, r#"{"model":"a","messages":[]}"#, Some("a")),
+            (Endpoint::ChatCompletions, r#"{"model":"\u0061","messages":[]}"#, Some("a")),
+            (Endpoint::ChatCompletions, r#"{"model":"a","messages":[]}"#, None),
+            (Endpoint::Responses, r#"{"model":"a","stream":true}"#, Some("a")),
+            (Endpoint::Responses, r#"{"stream":true}"#, Some("a")),
+            (Endpoint::Embeddings, r#"{"model":"a","stream":true}"#, Some("a")),
+        ] {
+            let request = request(endpoint, text);
+            let encoded = encode(&request, &account(&[]), model);
+            assert_eq!(encoded.body.as_ptr(), request.body().bytes().as_ptr(), "{text}");
+            assert!(!encoded.usage_added, "{text}");
+        }
+    }
+
+    #[test]
+    fn only_the_models_name_is_rewritten() {
+        let text =
+            r#"{"messages":[{"content":"\"model\":\"a\""}], "model" : "a" ,"x":1.0,"x":01e0}"#.replace("01e0", "1e0");
+        let (body, _) = body_of(&text, Some("b\"é\\"));
+        assert_eq!(body, text.replace(r#" "a" "#, r#" "b\"é\\" "#));
+    }
+
+    #[test]
+    fn streams_are_asked_for_usage_unless_the_caller_has_spoken() {
+        let with = |more: &str| format!(r#" {{"model":"a","messages":[],"stream":true{more}}}"#);
+        for (before, after) in [
+            ("", None),
+            (r#","stream_options":null"#, Some(r#","stream_options":{"include_usage":true}"#)),
+            (r#","stream_options":{}"#, Some(r#","stream_options":{"include_usage":true}"#)),
+            (r#","stream_options":{ }"#, Some(r#","stream_options":{"include_usage":true }"#)),
+            (r#","stream_options":{"x":1}"#, Some(r#","stream_options":{"include_usage":true,"x":1}"#)),
+        ] {
+            let expected = match after {
+                Some(after) => with(after),
+                None => with("").replace(" {", r#" {"stream_options":{"include_usage":true},"#),
+            };
+            assert_eq!(body_of(&with(before), None), (expected, true));
+        }
+        for more in [
+            r#","stream_options":{"include_usage":true}"#,
+            r#","stream_options":{"include_usage":false}"#,
+            r#","stream_options":[]"#,
+        ] {
+            assert_eq!(body_of(&with(more), Some("a")), (with(more), false));
+        }
+    }
+
+    #[test]
+    fn model_and_usage_are_rewritten_together_in_any_order() {
+        for text in [
+            r#"{"model":"a","messages":[],"stream":true,"stream_options":{"x":1}}"#,
+            r#"{"stream_options":{"x":1},"stream":true,"messages":[],"model":"a"}"#,
+        ] {
+            let expected = text.replace(r#""a""#, r#""bb""#).replace(r#"{"x""#, r#"{"include_usage":true,"x""#);
+            assert_eq!(body_of(text, Some("bb")), (expected, true));
+        }
+    }
+
+    #[test]
+    fn headers_are_the_callers_then_the_configured_then_the_key() {
+        let request = request(Endpoint::ChatCompletions, r#"{"model":"a","messages":[],"stream":true}"#)
+            .with_header("OpenAI-Beta", "caller")
+            .and_then(|request| request.with_header("x-team", "caller"))
+            .and_then(|request| request.with_header("authorization", "Bearer caller"))
+            .and_then(|request| request.with_header("x-api-key", "caller"))
+            .and_then(|request| request.with_header("content-length", "1"))
+            .unwrap();
+        let encoded = encode(&request, &account(&[("x-team", "ml"), ("transfer-encoding", "chunked")]), None);
+        let got: Vec<_> =
+            encoded.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(
+            got,
+            [
+                ("openai-beta", "caller"),
+                ("x-team", "ml"),
+                ("content-type", "application/json"),
+                ("accept", "text/event-stream"),
+                ("authorization", "Bearer sk-1"),
+            ]
+        );
+        assert!(encoded.headers.iter().last().unwrap().1.is_sensitive());
+        assert_eq!(encoded.url, "https://example.test/v1/chat/completions");
+    }
+
+    #[test]
+    fn a_configured_authorization_stands_instead_of_the_key() {
+        let request = request(Endpoint::Embeddings, r#"{"model":"a"}"#).with_header("accept", "x/y").unwrap();
+        let encoded = encode(&request, &account(&[("authorization", "Basic abc")]), None);
+        assert_eq!(encoded.headers.get("authorization"), Some("Basic abc"));
+        assert_eq!(encoded.headers.get("accept"), Some("x/y"));
+        assert_eq!(encoded.headers.len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_rewritten_the_rest_means_the_same(model in ".{1,12}", options in 0..5_usize, spaces in "[ \n]{0,3}") {
+            let options = ["", r#","stream_options":null"#, r#","stream_options":{}"#, r#","stream_options":{"a":[]}"#, r#","stream_options":7"#][options];
+            let text = format!(r#"{spaces}{{{spaces}"model"{spaces}:{spaces}"a","messages":[{{}}],"stream":true{options}{spaces}}}"#);
+            let (body, added) = body_of(&text, Some(&model));
+            let mut before: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let after: serde_json::Value = serde_json::from_str(&body).unwrap();
+            before["model"] = model.into();
+            if added {
+                if before["stream_options"].is_null() {
+                    before["stream_options"] = serde_json::json!({});
+                }
+                before["stream_options"]["include_usage"] = true.into();
+            }
+            prop_assert_eq!(before, after);
+            prop_assert_eq!(added, !text.contains(":7"));
+        }
+    }
+}

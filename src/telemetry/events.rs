@@ -1,0 +1,65 @@
+//! Every event of a call's life, by name. Ids, names, counts and durations only: never a key, a prompt or an answer.
+
+use std::time::Duration;
+
+use crate::messages::{AccountId, AttemptId, CallId, Failure, Outcome, SlotId};
+
+pub(crate) fn attempt_started(id: AttemptId, account: &AccountId) {
+    tracing::debug!(call = %id.call, attempt = id.number, %account, "attempt started");
+}
+
+pub(crate) fn attempt_failed(id: AttemptId, account: &AccountId, failure: &Failure) {
+    tracing::info!(
+        call = %id.call,
+        attempt = id.number,
+        %account,
+        kind = ?failure.kind,
+        status = failure.status(),
+        sent = ?failure.sent,
+        detail = %failure.detail,
+        "attempt failed"
+    );
+}
+
+pub(crate) fn stream_broken(id: AttemptId, account: &AccountId, failure: &Failure) {
+    tracing::warn!(call = %id.call, attempt = id.number, %account, kind = ?failure.kind, detail = %failure.detail, "stream broken");
+}
+
+/// An end that nobody waits for: of a dead generation, or told twice. Never handed to anyone.
+pub(crate) fn stale_end(id: AttemptId, slot: SlotId) {
+    tracing::warn!(call = %id.call, attempt = id.number, slot = slot.index, generation = slot.generation, "stale end dropped");
+}
+
+pub(crate) fn call_ended(call: CallId, outcome: &Outcome) {
+    match outcome {
+        Ok(answer) => tracing::debug!(%call, status = answer.status, attempts = answer.meta.attempts, "call answered"),
+        Err(error) => tracing::info!(
+            %call,
+            status = error.status(),
+            code = error.code(),
+            attempts = error.meta().attempts,
+            message = error.message(),
+            "call ended with an error"
+        ),
+    }
+}
+
+pub(crate) fn call_cancelled(call: CallId, attempts: u32) {
+    tracing::info!(%call, attempts, "caller gone");
+}
+
+pub(crate) fn account_held(account: &AccountId, after: Duration) {
+    tracing::info!(%account, seconds = after.as_secs_f64(), "account held by the upstream's word");
+}
+
+pub(crate) fn key_rests(account: &AccountId) {
+    tracing::warn!(%account, "key refused (401): it rests; check the key and reload");
+}
+
+pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
+    tracing::warn!(slot = slot.index, generation = slot.generation, crashed, restart_ms = restart_in.as_millis() as u64, "request actor died");
+}
+
+pub(crate) fn pool_unready(deaths: usize, window: Duration) {
+    tracing::error!(deaths, window_s = window.as_secs(), "request actors keep crashing: the pool reports itself unready");
+}
