@@ -324,7 +324,8 @@ mod tests {
         let permit = budget.reserve(now, 5_000);
         assert!(matches!(budget.ready(now, 2_000), Ready::At(_, Wait::Tokens)));
         budget.settle(permit, Some(10));
-        assert_eq!(budget.ready(now, 2_000), Ready::Now);
+        let soon = now + Duration::from_secs(1);
+        assert_eq!(budget.ready(soon, 2_000), Ready::Now);
         assert_eq!(budget.remaining_tokens(now).map(|left| left.remaining), Some(5_990));
     }
 
