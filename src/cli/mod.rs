@@ -1,8 +1,64 @@
-//! One file a command.
+//! The command line: one file a command. This file knows what commands there are and what their exit codes mean.
 
-pub mod serve;
+mod check;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Bad usage, or a configuration with problems. (0 is done, 1 could not start or go on, 130 interrupted.)
+pub(crate) const BAD_USAGE: u8 = 2;
+
+#[derive(Debug, Parser)]
+#[command(name = "forebay", version, about = "A gateway for AI APIs that waits its turn instead of failing")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Each variant is a file beside this one, and its doc comment the line in `--help`.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or SIGINT, then drain
+    Serve(serve::ServeArgs),
+    /// Validate the configuration; print the one in force and who serves which model
+    Check(Configuration),
+}
+
+/// Where a command's configuration comes from, besides the well-known files and the environment.
+#[derive(Debug, Args)]
+pub(crate) struct Configuration {
+    /// A configuration file laid over /etc/forebay/forebay.toml and ./forebay.toml; of several, the later wins
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+}
 
 /// Runs the command line of this process.
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are errors to clap too: 0, on stdout. That nobody reads them is no reason to fail.
+            let _ = e.print();
+            return u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
+        }
+    };
+    match cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Check(configuration) => check::run(&configuration),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

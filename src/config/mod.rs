@@ -1,16 +1,25 @@
 //! What the program is told: one typed struct per section of the file.
 //!
-//! `load` layers files and environment, `check` finds every problem at once, `units` reads durations and sizes.
+//! `load` layers defaults, files and the `environment` into one tree that remembers where each value came from. `schema`
+//! and `upstreams` walk it once, a `section` at a time: types are `raw`, meanings are `values`, `units` and `secret`.
+//! Every problem goes to `check`, everything in force to `effective`. `serves` answers who serves a model.
 //! Everything here is checked: a [`Config`] that exists is one that can be served.
 
 mod check;
+mod effective;
+mod environment;
 mod load;
+mod raw;
+mod schema;
+mod secret;
+mod section;
 mod serves;
 mod units;
+mod upstreams;
+mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,6 +51,8 @@ pub struct Config {
     pub warnings: Vec<String>,
     /// Every key in force with its value as text, secrets masked; in the order of the file.
     pub effective: Vec<(String, String)>,
+    /// The same as a TOML file, each value with the layer it comes from; secrets masked.
+    pub effective_toml: String,
 }
 
 /// `[server]`
@@ -194,8 +205,11 @@ impl Config {
 
     /// Every secret there is, to be taken out of what upstreams say.
     pub(crate) fn secrets(&self) -> impl Iterator<Item = Secret> + '_ {
-        let keys = self.upstreams.values().flat_map(|section| &section.accounts).filter_map(|account| account.key.clone());
+        let sections = self.upstreams.values();
+        let keys = sections.clone().flat_map(|section| &section.accounts).filter_map(|account| account.key.clone());
+        let values = sections.flat_map(|section| section.upstream.headers.iter()).filter(|(_, value)| value.is_sensitive());
+        let headers = values.filter_map(|(_, value)| value.to_str().ok().map(Secret::new));
         let tenants = self.tenants.values().map(|tenant| tenant.key.clone());
-        keys.chain(tenants).chain(self.server.admin_key.clone())
+        keys.chain(headers).chain(tenants).chain(self.server.admin_key.clone())
     }
 }
