@@ -22,7 +22,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT, then drain
-    Serve(serve::ServeArgs),
+    Serve(Configuration),
     /// Validate the configuration; print the one in force and who serves which model
     Check(Configuration),
 }
@@ -46,7 +46,7 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(configuration) => serve::run(&configuration),
         Command::Check(configuration) => check::run(&configuration),
     }
 }

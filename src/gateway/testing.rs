@@ -1,9 +1,7 @@
 //! The gateway in process, for this room's tests.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use actix_http::Request;
 use actix_web::body::BoxBody;
@@ -11,30 +9,31 @@ use actix_web::dev::{Service, ServiceResponse};
 use actix_web::test::{self, TestRequest};
 
 use super::{Shared, app};
-use crate::config::{Config, Log, LogFormat, Pool, Queue, Server, Tenant};
+use crate::config::{Config, Tenant};
 use crate::messages::Secret;
 use crate::system::Forebay;
 
-/// A configuration of defaults, with no upstream and no tenant.
+/// A configuration with no tenant.
 pub(super) fn config() -> Config {
-    Config {
-        server: Server {
-            listen: ([127, 0, 0, 1], 0).into(),
-            allow_anonymous: false,
-            origins: Vec::new(),
-            admin_key: None,
-            max_body: 16 * 1024 * 1024,
-            drain_timeout: Duration::from_secs(30),
-        },
-        queue: Queue { capacity: 10_000, max_bytes: 1 << 30, default_timeout: Duration::from_secs(600) },
-        pool: Pool { threads: 0, slots_per_account: 8, max_restarts: 100, restart_window: Duration::from_secs(60) },
-        log: Log { level: "info".into(), format: LogFormat::Auto },
-        upstreams: BTreeMap::new(),
-        routes: BTreeMap::new(),
-        tenants: BTreeMap::new(),
-        warnings: Vec::new(),
-        effective: Vec::new(),
-    }
+    system("")
+}
+
+/// The same with one upstream `up` that serves `m` and `x-*`, without jitter; `more` is added behind it.
+pub(super) fn system(more: &str) -> Config {
+    let text = format!(
+        r#"
+        [pool]
+        threads = 0
+        [retry]
+        jitter = "none"
+        [upstreams.up]
+        base_url = "http://upstream.test/v1"
+        api_keys = ["sk-test-0000000001"]
+        models = ["m", "x-*"]
+        {more}
+        "#
+    );
+    Config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 pub(super) fn tenant(key: &str) -> Tenant {
