@@ -190,6 +190,12 @@ mod tests {
     }
 
     #[test]
+    fn a_timeout_said_to_us_comes_before_what_the_sdk_lets_on() {
+        let both = sent(&[("x-stainless-timeout", "600"), ("x-forebay-timeout", "1.5s")]);
+        assert_eq!(timeout(&both).unwrap(), Some(Duration::from_millis(1_500)));
+    }
+
+    #[test]
     fn a_bad_timeout_of_ours_is_an_error_that_names_the_header() {
         let error = timeout(&sent(&[("x-forebay-timeout", "soon"), ("x-stainless-timeout", "600")])).unwrap_err();
         assert_eq!(error.code(), "invalid_request");
