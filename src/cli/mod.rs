@@ -23,7 +23,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT, then drain
-    Serve(serve::ServeArgs),
+    Serve(Configuration),
     /// Validate the configuration; print the one in force and who serves which model
     Check(Configuration),
     /// Run a fault-injecting OpenAI-compatible provider, for anyone's tests
@@ -49,7 +49,7 @@ pub fn run() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(configuration) => serve::run(&configuration),
         Command::Check(configuration) => check::run(&configuration),
         Command::Simulate(args) => simulate::run(*args),
     }

@@ -2,10 +2,11 @@
 
 use std::io::Write as _;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::{BAD_USAGE, Configuration};
 use crate::clock;
 use crate::config::{Config, Problems, Sources};
 use crate::gateway::{Gateway, GatewayHandle};
@@ -14,30 +15,21 @@ use crate::telemetry;
 
 /// The system or a file did not let it start.
 const EXIT_CANNOT_START: u8 = 1;
-/// Bad usage or configuration.
-const EXIT_USAGE: u8 = 2;
 /// A second signal did not want to wait.
 const EXIT_INTERRUPTED: u8 = 130;
 
 /// After the drain all calls have ended: connections get so long to write their last bytes.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// `forebay serve`
-#[derive(clap::Args, Debug)]
-pub struct ServeArgs {
-    /// A configuration file; may be given several times, later ones win
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
-    files: Vec<PathBuf>,
-}
-
 /// Runs the daemon until a signal ends it.
-pub fn run(args: ServeArgs) -> ExitCode {
-    let config = match load(&args.files) {
+pub(crate) fn run(configuration: &Configuration) -> ExitCode {
+    let files = &configuration.files;
+    let config = match load(files) {
         Ok(config) => config,
-        Err(problems) => return refuse(EXIT_USAGE, &problems),
+        Err(problems) => return refuse(BAD_USAGE, &problems),
     };
     if let Err(problem) = telemetry::logging::init(&config.log) {
-        return refuse(EXIT_USAGE, &[problem]);
+        return refuse(BAD_USAGE, &[problem]);
     }
     for warning in &config.warnings {
         telemetry::gateway::config_warning(warning);
@@ -50,7 +42,7 @@ pub fn run(args: ServeArgs) -> ExitCode {
             return refuse(EXIT_CANNOT_START, &[format!("cannot listen on {listen}: {error}; {fix}")]);
         }
     };
-    match actix_rt::System::new().block_on(serve(config, listener, &args.files)) {
+    match actix_rt::System::new().block_on(serve(config, listener, files)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => refuse(EXIT_CANNOT_START, &[problem]),
     }
@@ -90,7 +82,7 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf]) -> Resu
     // For whoever started us, scripts included: one line, whatever the log's level and form.
     let _ = writeln!(std::io::stdout(), "listening on http://{addr}");
     while signals.next().await == Signal::Reload {
-        reload(&forebay, files).await;
+        reload(&forebay, files);
     }
     let ending = async {
         end(&forebay, gateway).await;
@@ -118,9 +110,8 @@ async fn end(forebay: &Forebay, mut gateway: GatewayHandle) {
 }
 
 /// Puts the configuration in force that files and environment hold now; a bad one changes nothing.
-async fn reload(forebay: &Forebay, files: &[impl AsRef<Path>]) {
-    let files: Vec<PathBuf> = files.iter().map(|file| file.as_ref().to_owned()).collect();
-    let config = match load(&files) {
+fn reload(forebay: &Forebay, files: &[PathBuf]) {
+    let config = match load(files) {
         Ok(config) => config,
         Err(problems) => {
             for problem in &problems {

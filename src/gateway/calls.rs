@@ -12,7 +12,7 @@ use super::guard::Caller;
 use super::{Shared, errors, headers, stream};
 use crate::config::parse_duration;
 use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
-use crate::providers::headers::for_upstream;
+use crate::providers::headers::pick_for_upstream;
 use crate::system::{Admitted, Pending};
 use crate::telemetry::access::AccessLine;
 
@@ -96,7 +96,7 @@ async fn read(
 }
 
 fn passed_on(from: &HeaderMap) -> Headers {
-    from.iter().filter(|(name, _)| for_upstream(name.as_str())).map(|(name, value)| (name.clone(), value.clone())).collect()
+    pick_for_upstream(&from.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// The caller's time limit: its own word to us, or else what its SDK lets on.
@@ -184,6 +184,12 @@ mod tests {
         }
         let both = sent(&[("x-stainless-timeout", "soon"), ("x-stainless-read-timeout", "7")]);
         assert_eq!(timeout(&both).unwrap(), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_timeout_said_to_us_comes_before_what_the_sdk_lets_on() {
+        let both = sent(&[("x-stainless-timeout", "600"), ("x-forebay-timeout", "1.5s")]);
+        assert_eq!(timeout(&both).unwrap(), Some(Duration::from_millis(1_500)));
     }
 
     #[test]

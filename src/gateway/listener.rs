@@ -1,4 +1,4 @@
-//! Sockets: accepts connections and serves each on the thread that accepted it.
+//! Sockets: accepts connections on every thread of the system's and serves them there.
 //!
 //! actix-web's `HttpServer` runs threads of its own. Here the application is served on the system's threads, next to the
 //! dispatcher and the request actors, so that a call need not cross threads (measured: a third of a call's cost).
@@ -17,8 +17,9 @@ use actix_web::dev::{AppConfig, ServiceResponse};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
+use super::places::{Goes, Handed, Place, Places};
 use super::{Shared, app};
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::messages::SeatId;
 use crate::system::{Forebay, Seat};
 use crate::telemetry;
@@ -70,15 +71,16 @@ impl Gateway {
         let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = watch::channel(false);
         let (alive, gone) = mpsc::channel(1);
+        let seats = forebay.seats();
+        let (places, handed) = Places::new(seats.len(), alive);
         let mut serving = false;
-        for Seat { id, arbiter } in forebay.seats().iter().cloned() {
-            let listener = listener.try_clone()?;
-            let forebay = forebay.clone();
-            let (draining, stopped, alive) = (Arc::clone(&draining), stopped.clone(), alive.clone());
+        for (index, (&Seat { id, ref arbiter }, handed)) in seats.iter().zip(handed).enumerate() {
+            let (listener, forebay, draining) = (listener.try_clone()?, forebay.clone(), Arc::clone(&draining));
+            let doorway = Doorway { seat: id, index, places: Arc::clone(&places), handed, stopped: stopped.clone() };
             serving |= arbiter.spawn_fn(move || {
                 // Built on the thread it stays on: application and connections are not `Send`.
                 let shared = Shared::new(forebay, Some(id), draining);
-                actix_rt::spawn(accept(id, listener, app(shared), stopped, alive));
+                actix_rt::spawn(accept(listener, app(shared), doorway));
             });
         }
         match serving {
@@ -93,7 +95,7 @@ pub(crate) struct GatewayHandle {
     local_addr: SocketAddr,
     draining: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
-    /// Each accept loop and each connection holds a sender; nothing is ever sent.
+    /// Whatever serves holds a sender; nothing is ever sent.
     gone: mpsc::Receiver<Infallible>,
 }
 
@@ -121,14 +123,20 @@ impl GatewayHandle {
     }
 }
 
-/// Serves `application` on the thread it runs on, to connections accepted until `stopped` says otherwise.
-async fn accept<A, F>(
+/// One thread's part in accepting connections.
+struct Doorway {
     seat: SeatId,
-    listener: TcpListener,
-    application: A,
+    /// The thread's number among the places.
+    index: usize,
+    places: Arc<Places>,
+    /// Connections that other threads accepted for this one.
+    handed: mpsc::UnboundedReceiver<Handed>,
     stopped: watch::Receiver<bool>,
-    alive: mpsc::Sender<Infallible>,
-) where
+}
+
+/// Serves `application` on the thread it runs on, to connections accepted until it is to stop.
+async fn accept<A, F>(listener: TcpListener, application: A, doorway: Doorway)
+where
     A: IntoServiceFactory<F, Request>,
     F: ServiceFactory<
             Request,
@@ -140,11 +148,12 @@ async fn accept<A, F>(
     F::Future: 'static,
     <F::Service as Service<Request>>::Future: 'static,
 {
+    let seat = doorway.seat;
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return telemetry::gateway::seat_lost(seat, &error),
     };
-    let closing = stopped.clone();
+    let closing = doorway.stopped.clone();
     let application = map_config(application, |()| AppConfig::default());
     let service = HttpService::build()
         .keep_alive(KEEP_ALIVE)
@@ -159,58 +168,71 @@ async fn accept<A, F>(
         Ok(service) => service,
         Err(()) => return telemetry::gateway::seat_lost(seat, &"the application could not be built"),
     };
-    serve(seat, &listener, &service, stopped, alive).await;
+    doorway.run(&listener, &service).await;
 }
 
-/// The accept loop.
-async fn serve<S>(
-    seat: SeatId,
-    listener: &tokio::net::TcpListener,
-    service: &S,
-    stopped: watch::Receiver<bool>,
-    alive: mpsc::Sender<Infallible>,
-) where
-    S: Service<(TcpStream, Option<SocketAddr>)>,
-    S::Future: 'static,
-{
-    let mut failing = false;
-    let mut stop = std::pin::pin!(until_stopped(stopped));
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = &mut stop => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                if std::mem::take(&mut failing) {
-                    telemetry::gateway::accept_recovered(seat);
+impl Doorway {
+    /// The accept loop.
+    async fn run<S>(mut self, listener: &tokio::net::TcpListener, service: &S)
+    where
+        S: Service<(TcpStream, Option<SocketAddr>)>,
+        S::Future: 'static,
+    {
+        let mut stop = std::pin::pin!(until_stopped(self.stopped.clone()));
+        // Until when nothing is accepted, because accepting failed.
+        let mut paused: Option<Instant> = None;
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stop => return,
+                Some(handed) = self.handed.recv() => {
+                    if let Ok((stream, peer, place)) = handed.take_up() {
+                        begin(service, stream, peer, place).await;
+                    }
+                    continue;
                 }
-                prepare(&stream);
-                if std::future::poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-                    let connection = service.call((stream, Some(peer)));
-                    let alive = alive.clone();
-                    actix_rt::spawn(async move {
-                        // How a connection ends is the caller's affair; what became of its calls is logged with them.
-                        drop(connection.await);
-                        drop(alive);
-                    });
+                () = clock::until(paused.unwrap_or_else(clock::now)), if paused.is_some() => {
+                    paused = None;
+                    continue;
                 }
-                // Other threads accept from the same listener: one that is awake must not take a whole burst alone.
-                tokio::task::yield_now().await;
-            }
-            Err(error) if concerns_one_connection(&error) => {}
-            Err(error) => {
-                if !std::mem::replace(&mut failing, true) {
-                    telemetry::gateway::accept_failing(seat, &error);
+                accepted = listener.accept(), if paused.is_none() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    if std::mem::take(&mut failing) {
+                        telemetry::gateway::accept_recovered(self.seat);
+                    }
+                    if let Ok(Goes::Here(stream, place)) = self.places.find(self.index, stream, peer) {
+                        begin(service, stream, peer, place).await;
+                    }
                 }
-                tokio::select! {
-                    biased;
-                    () = &mut stop => return,
-                    () = clock::until(clock::now() + ACCEPT_PAUSE) => {}
+                Err(error) if concerns_one_connection(&error) => {}
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        telemetry::gateway::accept_failing(self.seat, &error);
+                    }
+                    paused = Some(clock::now() + ACCEPT_PAUSE);
                 }
             }
         }
+    }
+}
+
+/// Serves one connection, beside the others of this thread.
+async fn begin<S>(service: &S, stream: TcpStream, peer: SocketAddr, place: Place)
+where
+    S: Service<(TcpStream, Option<SocketAddr>)>,
+    S::Future: 'static,
+{
+    prepare(&stream);
+    if std::future::poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+        let connection = service.call((stream, Some(peer)));
+        actix_rt::spawn(async move {
+            // How a connection ends is the caller's affair; what became of its calls is logged with them.
+            drop(connection.await);
+            drop(place);
+        });
     }
 }
 
@@ -240,7 +262,7 @@ mod tests {
     use super::*;
     use crate::gateway::stream;
     use crate::gateway::testing::{config, shared};
-    use crate::messages::{CallId, Endpoint, Error, ErrorKind};
+    use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamBody};
     use crate::telemetry::access::AccessLine;
     use actix_web::{App, HttpResponse, web};
     use bytes::Bytes;
@@ -267,7 +289,9 @@ mod tests {
         let local_addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let (alive, gone) = mpsc::channel(1);
-        actix_rt::spawn(accept(SeatId(0), listener, application, stopped, alive));
+        let (places, mut handed) = Places::new(1, alive);
+        let doorway = Doorway { seat: SeatId(0), index: 0, places, handed: handed.remove(0), stopped };
+        actix_rt::spawn(accept(listener, application, doorway));
         GatewayHandle { local_addr, draining: Arc::default(), stop, gone }
     }
 
@@ -341,7 +365,7 @@ mod tests {
     }
 
     /// An application whose one route streams what `events` brings.
-    async fn streaming(events: crate::messages::StreamBody) -> GatewayHandle {
+    async fn streaming(events: StreamBody) -> GatewayHandle {
         let events = Rc::new(RefCell::new(Some(events)));
         let handler = move || {
             let events = events.borrow_mut().take().unwrap();
@@ -355,7 +379,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_whole_stream_ends_its_chunked_coding() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let gateway = streaming(events).await;
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.end(Ok(()));
@@ -367,7 +391,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_broken_stream_delivers_its_error_event_and_does_not_end_its_chunked_coding() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let gateway = streaming(events).await;
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.end(Err(Error::new(ErrorKind::UpstreamUnavailable, "cut off")));
@@ -378,7 +402,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_caller_that_hangs_up_on_a_silent_stream_is_noticed() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let gateway = streaming(events).await;
         let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
         socket.write_all(STREAM.as_bytes()).await.unwrap();
@@ -412,7 +436,7 @@ mod tests {
 
     #[actix_web::test]
     async fn a_stream_is_let_finish_when_the_gateway_stops() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let mut gateway = streaming(events).await;
         let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
         socket.write_all(STREAM.as_bytes()).await.unwrap();

@@ -14,9 +14,12 @@ mod listener;
 mod models;
 mod operations;
 mod origin;
+mod places;
 mod stream;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::sync::Arc;

@@ -45,10 +45,14 @@ async fn list(shared: web::Data<Shared>) -> HttpResponse {
 async fn one(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
     // Loaded from the path so that an encoded slash in it is one.
     let id: String = request.match_info().load().unwrap_or_default();
-    match shared.forebay.models().iter().find(|model| model.id == id) {
-        Some(model) => HttpResponse::Ok().json(Shown::from(model)),
-        None => errors::reply(&Error::new(ErrorKind::ModelNotFound, format!("no upstream serves the model {id:?}"))),
-    }
+    let config = shared.forebay.config();
+    // By the rule that routes calls, so that a name which only a pattern serves is found, too.
+    let Some((upstream, _)) = config.targets(&id).into_iter().next() else {
+        let error = Error::new(ErrorKind::ModelNotFound, format!("no upstream serves the model {id:?}"));
+        return errors::reply(&error);
+    };
+    let owned_by = if config.routes.contains_key(&id) { "forebay" } else { &*upstream };
+    HttpResponse::Ok().json(Shown { id: &id, object: "model", created: CREATED, owned_by })
 }
 
 #[cfg(test)]

@@ -29,20 +29,23 @@ async fn healthz() -> HttpResponse {
 /// The dispatcher answers and could take a call.
 async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
     // A drain shows at once, without waiting for the dispatcher to hear of it.
-    let reasons = match shared.is_draining() {
-        true => vec![DRAINING],
-        false => reasons(shared.forebay.health().await.as_ref()),
-    };
-    match reasons.is_empty() {
-        true => HttpResponse::Ok().json(json!({"ready": true, "reasons": []})),
-        false => HttpResponse::ServiceUnavailable().json(json!({"ready": false, "reasons": reasons})),
+    if shared.is_draining() {
+        return HttpResponse::ServiceUnavailable().json(json!({"ready": false, "reasons": [DRAINING]}));
     }
+    let health = shared.forebay.health().await;
+    let reasons = reasons(health.as_ref(), shared.forebay.pool_is_unready());
+    let load = health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots}));
+    let mut response = match reasons.is_empty() {
+        true => HttpResponse::Ok(),
+        false => HttpResponse::ServiceUnavailable(),
+    };
+    response.json(json!({"ready": reasons.is_empty(), "reasons": reasons, "load": load}))
 }
 
 const DRAINING: &str = "draining";
 
 /// Why no call should be sent here now.
-fn reasons(health: Option<&Health>) -> Vec<&'static str> {
+fn reasons(health: Option<&Health>, pool_is_unready: bool) -> Vec<&'static str> {
     let Some(health) = health else { return vec!["the dispatcher does not answer"] };
     let mut reasons = Vec::new();
     if health.draining {
@@ -50,6 +53,9 @@ fn reasons(health: Option<&Health>) -> Vec<&'static str> {
     }
     if health.usable_upstreams == 0 {
         reasons.push("no usable upstream");
+    }
+    if pool_is_unready {
+        reasons.push("request actors keep crashing");
     }
     reasons
 }
@@ -64,10 +70,11 @@ mod tests {
     fn a_dispatcher_that_drains_or_has_no_upstream_is_not_ready_and_says_why() {
         let health =
             |draining, usable_upstreams| Health { draining, usable_upstreams, waiting: 0, in_flight: 0, slots: 0 };
-        assert!(reasons(Some(&health(false, 1))).is_empty());
-        assert_eq!(reasons(Some(&health(true, 1))), ["draining"]);
-        assert_eq!(reasons(Some(&health(true, 0))), ["draining", "no usable upstream"]);
-        assert_eq!(reasons(None), ["the dispatcher does not answer"]);
+        assert!(reasons(Some(&health(false, 1)), false).is_empty());
+        assert_eq!(reasons(Some(&health(true, 1)), false), ["draining"]);
+        assert_eq!(reasons(Some(&health(true, 0)), false), ["draining", "no usable upstream"]);
+        assert_eq!(reasons(Some(&health(false, 1)), true), ["request actors keep crashing"]);
+        assert_eq!(reasons(None, false), ["the dispatcher does not answer"]);
     }
 
     #[actix_web::test]

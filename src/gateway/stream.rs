@@ -229,7 +229,7 @@ impl std::error::Error for Cut {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::{Answer, CallId, Endpoint, Headers, Meta};
+    use crate::messages::{self, Answer, CallId, Endpoint, Headers, Meta};
     use std::future::poll_fn;
     use tokio::sync::oneshot;
 
@@ -263,7 +263,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn events_pass_as_they_come_and_the_end_is_clean() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.send(Bytes::new()).await.unwrap();
@@ -276,7 +276,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fifteen_seconds_of_silence_bring_a_comment_each() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
         let start = clock::now();
         let seconds = || (clock::now() - start).as_secs();
@@ -294,7 +294,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_breaks_ends_with_an_error_event_and_uncleanly() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.end(Err(broken()));
@@ -308,7 +308,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_error_event_can_leave_before_the_unclean_end() {
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let mut body = body(events, line());
         send.end(Err(broken()));
         next(&mut body).await.unwrap().unwrap();
@@ -345,7 +345,7 @@ mod tests {
         assert_eq!((clock::now() - start).as_secs(), 15);
         assert_eq!(next(&mut body).await, text(": keep-alive\n\n"));
         assert_eq!((clock::now() - start).as_secs(), 30);
-        let (send, events) = crate::messages::stream();
+        let (send, events) = messages::stream();
         let _ = tell.send(Ok(answer(AnswerBody::Stream(events))));
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.end(Ok(()));

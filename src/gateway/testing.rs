@@ -13,10 +13,27 @@ use crate::config::{Config, Tenant};
 use crate::messages::Secret;
 use crate::system::Forebay;
 
-/// A configuration of defaults, with one upstream where nobody listens and no tenant.
+/// A configuration with no tenant.
 pub(super) fn config() -> Config {
-    let text = "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://127.0.0.1:9/v1\"\nmodels = [\"m\"]";
-    Config::from_toml(text).unwrap()
+    system("")
+}
+
+/// The same with one upstream `up` that serves `m` and `x-*`, without jitter; `more` is added behind it.
+pub(super) fn system(more: &str) -> Config {
+    let text = format!(
+        r#"
+        [pool]
+        threads = 0
+        [retry]
+        jitter = "none"
+        [upstreams.up]
+        base_url = "http://upstream.test/v1"
+        api_keys = ["sk-test-0000000001"]
+        models = ["m", "x-*"]
+        {more}
+        "#
+    );
+    Config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 pub(super) fn tenant(key: &str) -> Tenant {

@@ -1,9 +1,8 @@
-//! Every log event by name. A key, a prompt or an answer is never part of one.
-
-pub(crate) mod events;
+//! Every log event by name, and where log lines go. A key, a prompt or an answer is never part of one.
 
 #[cfg(feature = "gateway")]
 pub(crate) mod access;
+pub(crate) mod events;
 #[cfg(feature = "gateway")]
 pub(crate) mod gateway;
 #[cfg(feature = "gateway")]
