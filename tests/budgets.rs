@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use forebay::clock::{self, Dice, Instant};
 use forebay::transport::{HttpRequest, HttpResponse, Scripted, TransportError};
-use forebay::{Cancel, Call, Config, FailureKind, Forebay, Outcome, Priority, Sent};
+use forebay::{Call, Cancel, Config, FailureKind, Forebay, Outcome, Priority, Sent};
 use futures_util::future::join_all;
 use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, silence};
 
@@ -25,7 +25,10 @@ fn takes(latency: Duration) -> impl Fn() -> Scene + Send + Sync + 'static {
 }
 
 fn most_within(times: &[Instant], window: Duration) -> usize {
-    (0..times.len()).map(|first| times[first..].iter().filter(|at| **at - times[first] < window).count()).max().unwrap_or(0)
+    (0..times.len())
+        .map(|first| times[first..].iter().filter(|at| **at - times[first] < window).count())
+        .max()
+        .unwrap_or(0)
 }
 
 #[test]
@@ -104,7 +107,12 @@ fn a_call_certain_to_miss_its_deadline_behind_the_others_fails_at_once() {
         let forebay = script.start(config("limits = { requests_per_minute = 60 }")).await;
         let start = clock::now();
         let waiting: Vec<_> = (0..30)
-            .map(|n| tokio::task::spawn_local({ let forebay = forebay.clone(); async move { forebay.call(chat(&n.to_string())).await } }))
+            .map(|n| {
+                tokio::task::spawn_local({
+                    let forebay = forebay.clone();
+                    async move { forebay.call(chat(&n.to_string())).await }
+                })
+            })
             .collect();
         tokio::task::yield_now().await;
         let error = forebay.call(chat("late").with_timeout(s(5.0))).await.expect_err("thirty stand before it");
@@ -125,7 +133,13 @@ fn calls_go_in_order_of_arrival_within_a_priority() {
         let forebay = script.start(config("limits = { max_concurrent = 1 }")).await;
         forebay.call(chat("starts the pool")).await.expect("answered");
         let order = Rc::new(RefCell::new(Vec::new()));
-        let calls = [("a", Priority::Normal), ("b", Priority::Low), ("c", Priority::Normal), ("d", Priority::High), ("e", Priority::Low)];
+        let calls = [
+            ("a", Priority::Normal),
+            ("b", Priority::Low),
+            ("c", Priority::Normal),
+            ("d", Priority::High),
+            ("e", Priority::Low),
+        ];
         join_all(calls.map(|(name, priority)| {
             let (forebay, order) = (forebay.clone(), order.clone());
             async move {
@@ -146,7 +160,12 @@ fn the_waiting_room_is_bounded_and_a_place_is_freed_by_whoever_leaves() {
         let forebay = script.start(Config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"))).await;
         forebay.call(chat("starts the pool")).await.expect("answered");
         let calls: Vec<_> = (0..4)
-            .map(|n| tokio::task::spawn_local({ let forebay = forebay.clone(); async move { forebay.call(chat(&n.to_string())).await } }))
+            .map(|n| {
+                tokio::task::spawn_local({
+                    let forebay = forebay.clone();
+                    async move { forebay.call(chat(&n.to_string())).await }
+                })
+            })
             .collect();
         tokio::task::yield_now().await;
         let full = forebay.call(chat("one too many")).await.expect_err("one runs and three wait");
@@ -165,7 +184,10 @@ fn bodies_of_all_accepted_calls_are_bounded_in_bytes() {
         let text = "[queue]\nmax_bytes = \"10KiB\"\n[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]";
         let forebay = script.start(Config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"))).await;
         let big = "x".repeat(6_000);
-        let first = tokio::task::spawn_local({ let (forebay, big) = (forebay.clone(), big.clone()); async move { forebay.call(chat(&big)).await } });
+        let first = tokio::task::spawn_local({
+            let (forebay, big) = (forebay.clone(), big.clone());
+            async move { forebay.call(chat(&big)).await }
+        });
         tokio::task::yield_now().await;
         assert_eq!(forebay.call(chat(&big)).await.expect_err("no room").code(), "overloaded");
         first.abort();
@@ -242,7 +264,10 @@ fn a_dropped_call_frees_its_place_and_its_upstream_connection() {
         });
         let forebay = script.start(config("limits = { max_concurrent = 1 }")).await;
         for round in 1..=3 {
-            let call = tokio::task::spawn_local({ let forebay = forebay.clone(); async move { forebay.call(chat("x")).await } });
+            let call = tokio::task::spawn_local({
+                let forebay = forebay.clone();
+                async move { forebay.call(chat("x")).await }
+            });
             while script.times().len() < round {
                 tokio::task::yield_now().await;
             }
@@ -273,10 +298,13 @@ fn the_dispatcher_takes_calls_and_cancels_as_messages() {
 #[test]
 fn retries_over_the_retry_budget_wait_and_end_when_the_upstream_answers_nothing() {
     in_virtual_time(async {
-        let script = Script::new(vec![], || gives(|| Err(TransportError::new(FailureKind::Cut, Sent::Maybe, "scripted"))));
+        let script =
+            Script::new(vec![], || gives(|| Err(TransportError::new(FailureKind::Cut, Sent::Maybe, "scripted"))));
         let forebay = script.start(config("")).await;
         let outcomes = join_all((0..200).map(|n| forebay.call(chat(&n.to_string())))).await;
-        assert!(outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|error| error.code() == "upstream_unavailable")));
+        assert!(
+            outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|error| error.code() == "upstream_unavailable"))
+        );
         let times = script.times();
         let first = times[0];
         let retries = times.iter().filter(|at| **at > first).count();

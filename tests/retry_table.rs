@@ -101,7 +101,12 @@ fn what_is_never_retried_is_tried_once_and_comes_as_it_is() {
         ("a certificate that does not verify", || fails(FailureKind::Certificate), 502, "upstream_unavailable"),
         (
             "429 out of quota",
-            || Ok(Scripted::json(429, r#"{"error":{"message":"pay","type":"insufficient_quota","code":"insufficient_quota"}}"#)),
+            || {
+                Ok(Scripted::json(
+                    429,
+                    r#"{"error":{"message":"pay","type":"insufficient_quota","code":"insufficient_quota"}}"#,
+                ))
+            },
             429,
             "upstream_error",
         ),
@@ -193,15 +198,13 @@ fn a_stream_cut_before_its_content_is_retried() {
 
 #[test]
 fn a_429_that_names_its_time_waits_exactly_that_and_uses_up_no_attempt() {
-    let forms: Vec<(&str, &str, f64)> = vec![
-        ("retry-after", "3", 3.0),
-        ("retry-after", "0.25", 0.25),
-        ("retry-after-ms", "700", 0.7),
-    ];
+    let forms: Vec<(&str, &str, f64)> =
+        vec![("retry-after", "3", 3.0), ("retry-after", "0.25", 0.25), ("retry-after-ms", "700", 0.7)];
     for (name, value, wait) in forms {
         in_virtual_time(async move {
             let refuse = move || gives(move || Ok(Scripted::with(status(429)?, name, value)));
-            let script = Script::new((0..12).map(|_| refuse()).collect(), || gives(|| Ok(Scripted::json(200, good("ok")))));
+            let script =
+                Script::new((0..12).map(|_| refuse()).collect(), || gives(|| Ok(Scripted::json(200, good("ok")))));
             let forebay = script.start(config("")).await;
             let answer = forebay.call(chat("hello")).await.expect("the thirteenth attempt is answered");
             assert_eq!(answer.meta.attempts, 13);
@@ -277,9 +280,7 @@ fn a_deadline_ends_a_call_that_waits_runs_or_backs_off() {
 fn a_refused_key_rests_and_another_key_takes_the_call() {
     in_virtual_time(async {
         let script = Script::new(vec![gives(|| status(401))], || gives(|| Ok(Scripted::json(200, good("ok")))));
-        let forebay = script
-            .start(config("").clone())
-            .await;
+        let forebay = script.start(config("").clone()).await;
         drop(forebay);
         let two_keys = forebay::Config::from_toml(
             "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\napi_keys = [\"sk-test-000001\", \"sk-test-000002\"]\nmodels = [\"m\"]",
@@ -291,8 +292,11 @@ fn a_refused_key_rests_and_another_key_takes_the_call() {
         for _ in 0..5 {
             forebay.call(chat("again")).await.expect("the good key goes on");
         }
-        let keys: Vec<String> =
-            script.requests().iter().map(|request| request.headers.get("authorization").unwrap_or_default().to_owned()).collect();
+        let keys: Vec<String> = script
+            .requests()
+            .iter()
+            .map(|request| request.headers.get("authorization").unwrap_or_default().to_owned())
+            .collect();
         assert_ne!(keys[0], keys[1]);
         assert!(keys[2..].iter().all(|key| *key == keys[1]), "the refused key rests: {keys:?}");
     });

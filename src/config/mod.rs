@@ -207,7 +207,8 @@ impl Config {
     pub(crate) fn secrets(&self) -> impl Iterator<Item = Secret> + '_ {
         let sections = self.upstreams.values();
         let keys = sections.clone().flat_map(|section| &section.accounts).filter_map(|account| account.key.clone());
-        let values = sections.flat_map(|section| section.upstream.headers.iter()).filter(|(_, value)| value.is_sensitive());
+        let values =
+            sections.flat_map(|section| section.upstream.headers.iter()).filter(|(_, value)| value.is_sensitive());
         let headers = values.filter_map(|(_, value)| value.to_str().ok().map(Secret::new));
         let tenants = self.tenants.values().map(|tenant| tenant.key.clone());
         keys.chain(headers).chain(tenants).chain(self.server.admin_key.clone())

@@ -23,10 +23,10 @@ impl Switchboard {
             let way_out = &mut self.lanes[lane];
             let Some((head, tokens)) = way_out.line.head() else { break };
             let way = way_out.way(now, tokens);
-            if !matches!(way, Way::Later(_)) {
-                if let Some(armed) = way_out.refill.take() {
-                    self.timers.remove(armed);
-                }
+            if !matches!(way, Way::Later(_))
+                && let Some(armed) = way_out.refill.take()
+            {
+                self.timers.remove(armed);
             }
             match way {
                 Way::Open(desk) => {
@@ -216,7 +216,14 @@ impl Switchboard {
         }
     }
 
-    fn failed(&mut self, id: AttemptId, lane: usize, account: &crate::messages::Account, failure: Failure, now: Instant) {
+    fn failed(
+        &mut self,
+        id: AttemptId,
+        lane: usize,
+        account: &crate::messages::Account,
+        failure: Failure,
+        now: Instant,
+    ) {
         events::attempt_failed(id, &account.id, &failure);
         self.learn(lane, account, &failure, now);
         let call = id.call;
@@ -244,7 +251,9 @@ impl Switchboard {
             Verdict::AgainAt(at) if at >= deadline => {
                 let error = Error::new(
                     ErrorKind::DeadlineExceeded,
-                    format!("the next try would come after the call's time is up; the attempt before failed: {message}"),
+                    format!(
+                        "the next try would come after the call's time is up; the attempt before failed: {message}"
+                    ),
                 );
                 self.next_target_or(call, error, now);
             }
@@ -312,20 +321,21 @@ impl Switchboard {
         let Some(entry) = self.ledger.get(&call) else { return };
         let (targets, next) = (entry.targets.clone(), entry.target + 1);
         let (request, deadline) = (Arc::clone(&entry.request), entry.deadline);
-        if next < targets.len() {
-            if let Ok((open, tokens)) = self.first_open(&targets, next, &request, deadline, false, now) {
-                self.move_to(call, targets, open, tokens, now);
-                return;
-            }
+        if next < targets.len()
+            && let Ok((open, tokens)) = self.first_open(&targets, next, &request, deadline, false, now)
+        {
+            self.move_to(call, targets, open, tokens, now);
+        } else {
+            self.end(call, Err(error), now);
         }
-        self.end(call, Err(error), now);
     }
 
     /// A call's backoff is over: it stands in line again, at its old place.
     pub(super) fn retry_due(&mut self, call: CallId, now: Instant) {
         let Some(entry) = self.ledger.get(&call) else { return };
         let lane = entry.lane();
-        let last = entry.last.as_ref().map(|failure| final_error(failure, &self.lanes[lane].upstream.name, entry.attempts));
+        let last =
+            entry.last.as_ref().map(|failure| final_error(failure, &self.lanes[lane].upstream.name, entry.attempts));
         match last {
             Some(error) => self.again_or(call, error, now),
             None => self.stand_in_line(call, now),
@@ -344,7 +354,9 @@ fn final_error(failure: &Failure, upstream: &str, attempts: u32) -> Error {
     let error = match (failure.kind, &failure.answer) {
         (FailureKind::Redirected, _) => Error::new(
             ErrorKind::UpstreamRedirected,
-            format!("{upstream} answered with a redirect, which is never followed; check base_url of [upstreams.{upstream}]"),
+            format!(
+                "{upstream} answered with a redirect, which is never followed; check base_url of [upstreams.{upstream}]"
+            ),
         ),
         (FailureKind::Crashed, _) => {
             Error::new(ErrorKind::WorkerCrashed, format!("the request actor crashed; {tries} made to {upstream}"))

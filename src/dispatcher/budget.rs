@@ -229,7 +229,9 @@ impl Budget {
 
     /// The attempt has ended; `used` replaces the estimate where the upstream told its usage.
     pub(crate) fn settle(&mut self, permit: Permit, used: Option<u64>) {
-        let (Some((ticket, reserved)), Some(used), Some(tokens)) = (permit.tokens, used, &mut self.tokens) else { return };
+        let (Some((ticket, reserved)), Some(used), Some(tokens)) = (permit.tokens, used, &mut self.tokens) else {
+            return;
+        };
         tokens.window.settle(ticket, used);
         tokens.pace.give_back(reserved as f64 - used as f64);
     }

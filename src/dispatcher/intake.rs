@@ -80,11 +80,16 @@ impl Switchboard {
             let lane = &mut self.lanes[target.lane];
             let tokens = if lane.counts_tokens() { tokens::estimate(request) } else { 0 };
             let refusal = if newcomer && lane.waiting >= capacity {
-                Some(Error::new(
-                    ErrorKind::Overloaded,
-                    format!("{capacity} calls wait for {} already ([queue] capacity); come again later", lane.upstream.name),
+                Some(
+                    Error::new(
+                        ErrorKind::Overloaded,
+                        format!(
+                            "{capacity} calls wait for {} already ([queue] capacity); come again later",
+                            lane.upstream.name
+                        ),
+                    )
+                    .with_retry_after(Duration::from_secs(1)),
                 )
-                .with_retry_after(Duration::from_secs(1)))
             } else {
                 lane.refusal(now, request.priority(), tokens, deadline)
             };

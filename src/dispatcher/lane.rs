@@ -122,7 +122,13 @@ impl Lane {
 
     /// Why a call that is not in the line yet can never have its turn here: the error it ends with, unless another
     /// upstream takes it. `None` when it may wait.
-    pub(crate) fn refusal(&mut self, now: Instant, priority: Priority, tokens: u64, deadline: Instant) -> Option<Error> {
+    pub(crate) fn refusal(
+        &mut self,
+        now: Instant,
+        priority: Priority,
+        tokens: u64,
+        deadline: Instant,
+    ) -> Option<Error> {
         match self.way(now, tokens) {
             Way::Open(_) if self.line.is_empty() => return None,
             Way::Resting => return Some(self.resting_error(now)),
@@ -158,7 +164,10 @@ impl Lane {
         let rests = |desk: &Desk| desk.budget.is_resting(now);
         debug_assert!(self.desks.iter().all(rests), "asked only when every key rests");
         self.last_refusal.clone().unwrap_or_else(|| {
-            Error::new(ErrorKind::UpstreamUnavailable, format!("every key of {} was refused and rests", self.upstream.name))
+            Error::new(
+                ErrorKind::UpstreamUnavailable,
+                format!("every key of {} was refused and rests", self.upstream.name),
+            )
         })
     }
 
@@ -169,7 +178,9 @@ impl Lane {
         }
         Error::new(
             ErrorKind::DeadlineExceeded,
-            format!("this call may need {tokens} tokens, more than tokens_per_minute of {name} ever allows; raise it or ask for less"),
+            format!(
+                "this call may need {tokens} tokens, more than tokens_per_minute of {name} ever allows; raise it or ask for less"
+            ),
         )
     }
 

@@ -48,7 +48,8 @@ pub(crate) fn backoff(policy: &Retry, counted: u32, dice: &mut Dice) -> Duration
     let exponent = i32::try_from(counted.saturating_sub(1)).unwrap_or(i32::MAX);
     let seconds = policy.base_delay.as_secs_f64() * policy.multiplier.powi(exponent);
     // Not `from_secs_f64`: a large power is infinite.
-    let delay = if seconds < policy.max_delay.as_secs_f64() { Duration::from_secs_f64(seconds) } else { policy.max_delay };
+    let delay =
+        if seconds < policy.max_delay.as_secs_f64() { Duration::from_secs_f64(seconds) } else { policy.max_delay };
     match policy.jitter {
         Jitter::Full => dice.up_to(delay),
         Jitter::None => delay,

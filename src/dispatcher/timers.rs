@@ -8,6 +8,7 @@ use crate::messages::CallId;
 
 /// What is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::enum_variant_names)] // `grep Due` shows every timer of the program
 pub(crate) enum Due {
     /// A call's backoff is over, or its wait for the retry budget.
     RetryDue(CallId),

@@ -34,7 +34,8 @@ async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
     }
     let health = shared.forebay.health().await;
     let reasons = reasons(health.as_ref(), shared.forebay.pool_is_unready());
-    let load = health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots}));
+    let load =
+        health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots}));
     let mut response = match reasons.is_empty() {
         true => HttpResponse::Ok(),
         false => HttpResponse::ServiceUnavailable(),

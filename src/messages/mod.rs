@@ -31,6 +31,6 @@ pub(crate) use ids::{AttemptId, SeatId, SlotId};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
 pub(crate) use redact::Redactor;
 pub use request::{Endpoint, Priority, Request};
+pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, stream};
-pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};

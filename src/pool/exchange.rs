@@ -163,7 +163,12 @@ pub(super) fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, bod
     failure
 }
 
-async fn collect(mut body: BodyStream, most: usize, headers: &Headers, reading: Reading) -> Result<Bytes, Box<Failure>> {
+async fn collect(
+    mut body: BodyStream,
+    most: usize,
+    headers: &Headers,
+    reading: Reading,
+) -> Result<Bytes, Box<Failure>> {
     let too_large = || {
         let message = format!("the answer is larger than {most} bytes (max_answer)");
         Box::new(Failure::new(FailureKind::TooLarge, Sent::Maybe, message.clone(), message))

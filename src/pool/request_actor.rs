@@ -12,9 +12,7 @@ use tokio::sync::oneshot;
 
 use super::exchange;
 use super::transport::Transport;
-use crate::messages::{
-    Abort, AttemptId, Attempted, Error, Opened, RunAttempt, SeatId, SlotGone, SlotId, SlotUp,
-};
+use crate::messages::{Abort, AttemptId, Attempted, Error, Opened, RunAttempt, SeatId, SlotGone, SlotId, SlotUp};
 
 /// The lines from a request actor to those who need to hear of it.
 #[derive(Clone)]
@@ -62,7 +60,8 @@ impl Actor for RequestActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         let address = ctx.address();
-        let up = SlotUp { slot: self.slot, seat: self.seat, run: address.clone().recipient(), abort: address.recipient() };
+        let up =
+            SlotUp { slot: self.slot, seat: self.seat, run: address.clone().recipient(), abort: address.recipient() };
         self.lines.up.do_send(up);
     }
 }

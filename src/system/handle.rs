@@ -17,7 +17,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::dispatcher::{Admission, Admitted, Dispatcher, Reconfigure, Submit, restarting};
 use crate::messages::{
-    Answer, AnswerBody, AskHealth, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome, Request, SeatId, Stop,
+    Answer, AnswerBody, AskHealth, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome, Request, SeatId,
+    Stop,
 };
 use crate::pool::Supervisor;
 
@@ -94,7 +95,8 @@ impl Forebay {
     /// and body. `invalid_request` for a request that asks for a stream.
     pub async fn call(&self, request: Request) -> Outcome {
         if request.is_stream() {
-            return Err(Error::new(ErrorKind::InvalidRequest, "this request asks for a stream: use stream()").with_param("stream"));
+            return Err(Error::new(ErrorKind::InvalidRequest, "this request asks for a stream: use stream()")
+                .with_param("stream"));
         }
         let admitted = self.admit(request.body().bytes().len())?;
         self.begin(CallId::new(), request, admitted, None).await

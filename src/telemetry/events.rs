@@ -57,9 +57,19 @@ pub(crate) fn key_rests(account: &AccountId) {
 }
 
 pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
-    tracing::warn!(slot = slot.index, generation = slot.generation, crashed, restart_ms = restart_in.as_millis() as u64, "request actor died");
+    tracing::warn!(
+        slot = slot.index,
+        generation = slot.generation,
+        crashed,
+        restart_ms = restart_in.as_millis() as u64,
+        "request actor died"
+    );
 }
 
 pub(crate) fn pool_unready(deaths: usize, window: Duration) {
-    tracing::error!(deaths, window_s = window.as_secs(), "request actors keep crashing: the pool reports itself unready");
+    tracing::error!(
+        deaths,
+        window_s = window.as_secs(),
+        "request actors keep crashing: the pool reports itself unready"
+    );
 }

@@ -12,7 +12,8 @@ use forebay::{Config, Endpoint, Forebay, Request};
 
 /// Runs `test` on a whole actix System of one thread whose clock stands still until nothing else is to be done.
 pub fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    let runtime =
+        || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
     actix_rt::System::with_tokio_rt(runtime).block_on(test)
 }
 
@@ -35,7 +36,8 @@ pub fn config(more: &str) -> Config {
 }
 
 /// What one attempt meets.
-pub type Scene = Box<dyn FnOnce(HttpRequest) -> forebay::transport::LocalFuture<Result<HttpResponse, TransportError>> + Send>;
+pub type Scene =
+    Box<dyn FnOnce(HttpRequest) -> forebay::transport::LocalFuture<Result<HttpResponse, TransportError>> + Send>;
 
 /// An upstream that plays its scenes in order, one an attempt, then its last scene again and again.
 #[derive(Clone)]
