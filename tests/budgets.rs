@@ -123,6 +123,7 @@ fn calls_go_in_order_of_arrival_within_a_priority() {
     in_virtual_time(async {
         let script = Script::new(vec![], takes(s(1.0)));
         let forebay = script.start(config("limits = { max_concurrent = 1 }")).await;
+        forebay.call(chat("starts the pool")).await.expect("answered");
         let order = Rc::new(RefCell::new(Vec::new()));
         let calls = [("a", Priority::Normal), ("b", Priority::Low), ("c", Priority::Normal), ("d", Priority::High), ("e", Priority::Low)];
         join_all(calls.map(|(name, priority)| {
@@ -140,9 +141,10 @@ fn calls_go_in_order_of_arrival_within_a_priority() {
 #[test]
 fn the_waiting_room_is_bounded_and_a_place_is_freed_by_whoever_leaves() {
     in_virtual_time(async {
-        let script = Script::new(vec![], silence);
+        let script = Script::new(vec![gives(|| Ok(Scripted::json(200, good("starts the pool"))))], silence);
         let text = "[queue]\ncapacity = 3\n[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]\nlimits = { max_concurrent = 1 }";
         let forebay = script.start(Config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"))).await;
+        forebay.call(chat("starts the pool")).await.expect("answered");
         let calls: Vec<_> = (0..4)
             .map(|n| tokio::task::spawn_local({ let forebay = forebay.clone(); async move { forebay.call(chat(&n.to_string())).await } }))
             .collect();

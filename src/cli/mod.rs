@@ -2,6 +2,7 @@
 
 mod check;
 mod serve;
+mod simulate;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ enum Command {
     Serve(Configuration),
     /// Validate the configuration; print the one in force and who serves which model
     Check(Configuration),
+    /// Run a fault-injecting OpenAI-compatible provider, for anyone's tests
+    Simulate(Box<simulate::SimulateArgs>),
 }
 
 /// Where a command's configuration comes from, besides the well-known files and the environment.
@@ -48,6 +51,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(configuration) => serve::run(&configuration),
         Command::Check(configuration) => check::run(&configuration),
+        Command::Simulate(args) => simulate::run(*args),
     }
 }
 

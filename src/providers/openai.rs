@@ -7,7 +7,7 @@ mod stream;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-pub(crate) use encode::{Encoded, encode};
+pub(crate) use encode::encode;
 pub(crate) use stream::{Step, StreamReader};
 
 use crate::messages::{Endpoint, Usage, json};

@@ -1,5 +1,5 @@
 //! What the tests of the whole system share: virtual time, a scripted upstream, a ready configuration.
-#![allow(dead_code)] // each test file uses its part
+#![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::collections::VecDeque;
 use std::future::Future;

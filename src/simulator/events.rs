@@ -1,0 +1,188 @@
+//! A good answer as a stream of server-sent events: chat, completions and responses. Pure.
+
+use serde_json::{Value, json};
+
+use super::answers::{Events, Stamp, echoes, item_id, message_item, response, text_part, usage};
+use super::ask::{Ask, Kind};
+
+/// The events of the answer to `ask`.
+pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
+    if ask.kind == Kind::Response { typed(ask, stamp) } else { chunked(ask, stamp) }
+}
+
+/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses.
+pub(super) fn error(kind: Kind, message: &str) -> String {
+    if kind == Kind::Response {
+        let event =
+            json!({"type": "error", "code": "server_error", "message": message, "param": null, "sequence_number": 0});
+        return named("error", &event);
+    }
+    data(&super::answers::error(message, "server_error", Some("server_error")))
+}
+
+/// An event that is well formed but whose JSON is not.
+pub(super) fn broken(event: &str) -> String {
+    let mut end = event.len() * 2 / 3;
+    while !event.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}\n\n", event[..end].trim_end())
+}
+
+fn data(value: &Value) -> String {
+    format!("data: {value}\n\n")
+}
+
+fn named(name: &str, value: &Value) -> String {
+    format!("event: {name}\ndata: {value}\n\n")
+}
+
+/// `text` in at most `count` pieces of about the same length; never none.
+fn pieces(text: &str, count: usize) -> Vec<String> {
+    let characters: Vec<char> = text.chars().collect();
+    let length = characters.len().div_ceil(count.max(1)).max(1);
+    characters.chunks(length).map(|piece| piece.iter().collect()).collect()
+}
+
+/// Chat and completions: `data:` chunks and `[DONE]`.
+fn chunked(ask: &Ask, stamp: Stamp) -> Events {
+    let chat = ask.kind == Kind::Chat;
+    let (id, object) = if chat { ("chatcmpl", "chat.completion.chunk") } else { ("cmpl", "text_completion") };
+    let chunk = |choices: Value, usage: Value| {
+        let mut chunk = json!({
+            "id": format!("{id}-{:08x}", stamp.number), "object": object, "created": stamp.created, "model": ask.model, "choices": choices,
+        });
+        // With include_usage every chunk has the field, as OpenAI does it.
+        if ask.include_usage {
+            chunk["usage"] = usage;
+        }
+        data(&chunk)
+    };
+    let choice = |index: usize, content: Value, finish: Value| {
+        let field = if chat { "delta" } else { "text" };
+        chunk(json!([{"index": index, field: content, "logprobs": null, "finish_reason": finish}]), Value::Null)
+    };
+    let mut events = Events::default();
+    for (index, text) in echoes(ask) {
+        if chat {
+            events.opening.push(choice(
+                index,
+                json!({"role": "assistant", "content": "", "refusal": null}),
+                Value::Null,
+            ));
+        }
+        for piece in pieces(&text, stamp.chunks) {
+            let content = if chat { json!({"content": piece}) } else { json!(piece) };
+            events.content.push(choice(index, content, Value::Null));
+        }
+        events.ending.push(choice(index, if chat { json!({}) } else { json!("") }, json!("stop")));
+    }
+    if ask.include_usage {
+        events.ending.push(chunk(json!([]), usage(ask)));
+    }
+    events.ending.push("data: [DONE]\n\n".to_owned());
+    events
+}
+
+/// Responses: named events with a sequence number, `response.completed` being the last.
+fn typed(ask: &Ask, stamp: Stamp) -> Events {
+    let text: String = echoes(ask).map(|(_, text)| text).collect();
+    let mut sequence = 0u64;
+    let mut event = |name: &str, mut fields: Value| {
+        fields["type"] = json!(name);
+        fields["sequence_number"] = json!(sequence);
+        sequence += 1;
+        named(name, &fields)
+    };
+    let place = json!({"item_id": item_id(stamp), "output_index": 0, "content_index": 0});
+    let placed = |name: &str, value: Value| {
+        let mut fields = place.clone();
+        fields[name] = value;
+        fields
+    };
+    let item = |status: &str| json!({"output_index": 0, "item": message_item(stamp, &text, status)});
+    let opening = vec![
+        event("response.created", json!({"response": response(ask, stamp, "in_progress")})),
+        event("response.in_progress", json!({"response": response(ask, stamp, "in_progress")})),
+        event("response.output_item.added", item("in_progress")),
+        event("response.content_part.added", placed("part", text_part(""))),
+    ];
+    let content = pieces(&text, stamp.chunks)
+        .into_iter()
+        .map(|piece| event("response.output_text.delta", placed("delta", json!(piece))))
+        .collect();
+    let ending = vec![
+        event("response.output_text.done", placed("text", json!(text))),
+        event("response.content_part.done", placed("part", text_part(&text))),
+        event("response.output_item.done", item("completed")),
+        event("response.completed", json!({"response": response(ask, stamp, "completed")})),
+    ];
+    Events { opening, content, ending }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::answers::expected_echo;
+    use super::*;
+
+    const STAMP: Stamp = Stamp { number: 7, created: 1_700_000_000, chunks: 4 };
+
+    fn values(events: &[String]) -> Vec<Value> {
+        let datas = events.iter().map(|event| event.trim_end().rsplit_once("data: ").unwrap().1);
+        datas.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
+    }
+
+    fn read(kind: Kind, body: Value) -> Events {
+        stream(&Ask::read(kind, body.to_string().as_bytes()).unwrap(), STAMP)
+    }
+
+    #[test]
+    fn a_chat_stream_opens_with_its_role_spells_the_echo_and_ends_with_done() {
+        let asked = json!({"model": "m", "messages": [{"role": "user", "content": "hé\"llo"}], "stream": true});
+        let events = read(Kind::Chat, asked);
+        assert_eq!(values(&events.opening)[0]["choices"][0]["delta"]["role"], "assistant");
+        let content = values(&events.content);
+        let spelt: String =
+            content.iter().map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().unwrap()).collect();
+        assert_eq!((spelt, content.len()), (expected_echo("hé\"llo"), 4));
+        assert_eq!(values(&events.ending)[0]["choices"][0]["finish_reason"], "stop");
+        assert_eq!(events.ending.len(), 2, "no usage unless asked for");
+        assert_eq!(events.ending[1], "data: [DONE]\n\n");
+    }
+
+    #[test]
+    fn usage_comes_in_a_chunk_of_its_own_when_asked_for() {
+        let events = read(
+            Kind::Completion,
+            json!({"model": "m", "prompt": "hi", "stream": true, "stream_options": {"include_usage": true}}),
+        );
+        let ending = values(&events.ending);
+        assert_eq!(ending[1]["choices"], json!([]));
+        assert!(ending[1]["usage"]["total_tokens"].as_u64().unwrap() > 0);
+        assert_eq!(ending[0]["usage"], Value::Null);
+    }
+
+    #[test]
+    fn a_responses_stream_is_numbered_without_gaps_and_completes() {
+        let events = read(Kind::Response, json!({"model": "m", "input": "hi", "stream": true}));
+        let all = values(&[events.opening, events.content, events.ending].concat());
+        assert!(all.iter().enumerate().all(|(n, event)| event["sequence_number"] == n));
+        assert_eq!(
+            (&all[0]["type"], &all[all.len() - 1]["type"]),
+            (&json!("response.created"), &json!("response.completed"))
+        );
+        assert_eq!(all[all.len() - 1]["response"]["output"][0]["content"][0]["text"], expected_echo("hi"));
+        let spelt: String = all.iter().filter_map(|event| event["delta"].as_str()).collect();
+        assert_eq!(spelt, expected_echo("hi"));
+    }
+
+    #[test]
+    fn a_broken_event_is_no_json_but_still_an_event() {
+        let asked = json!({"model": "m", "messages": [{"role": "user", "content": "ümlaut"}], "stream": true});
+        for event in read(Kind::Chat, asked).content {
+            let broken = broken(&event);
+            assert!(broken.ends_with("\n\n") && broken.starts_with("data: "));
+            assert!(serde_json::from_str::<Value>(&broken["data: ".len()..]).is_err());
+        }
+    }
+}
