@@ -28,11 +28,6 @@ impl Admission {
         admitted.grow(bytes)?;
         Ok(admitted)
     }
-
-    #[cfg(test)]
-    pub(crate) fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
-    }
 }
 
 /// Room taken for one body; given back when dropped.
@@ -71,5 +66,24 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.room.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_taken_step_by_step_and_comes_back_as_a_whole() {
+        let room = Admission::new(100);
+        let mut first = room.admit(60).expect("there is room");
+        first.grow(30).expect("there is room");
+        assert_eq!(room.admit(11).expect_err("ten are left").code(), "overloaded");
+        assert!(first.grow(11).is_err());
+        let second = room.admit(10).expect("a refusal takes nothing");
+        drop(first);
+        assert!(room.admit(90).is_ok());
+        drop(second);
+        assert!(room.admit(100).is_ok());
     }
 }

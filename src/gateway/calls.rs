@@ -12,7 +12,7 @@ use super::guard::Caller;
 use super::{Shared, errors, headers, stream};
 use crate::config::parse_duration;
 use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
-use crate::providers::headers::for_upstream;
+use crate::providers::headers::pick_for_upstream;
 use crate::system::{Admitted, Pending};
 use crate::telemetry::access::AccessLine;
 
@@ -96,10 +96,7 @@ async fn read(
 }
 
 fn passed_on(from: &HeaderMap) -> Headers {
-    from.iter()
-        .filter(|(name, _)| for_upstream(name.as_str()))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
+    pick_for_upstream(&from.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// The caller's time limit: its own word to us, or else what its SDK lets on.

@@ -29,14 +29,17 @@ async fn healthz() -> HttpResponse {
 /// The dispatcher answers and could take a call.
 async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
     // A drain shows at once, without waiting for the dispatcher to hear of it.
-    let reasons = match shared.is_draining() {
-        true => vec![DRAINING],
-        false => reasons(shared.forebay.health().await.as_ref(), shared.forebay.pool_is_unready()),
-    };
-    match reasons.is_empty() {
-        true => HttpResponse::Ok().json(json!({"ready": true, "reasons": []})),
-        false => HttpResponse::ServiceUnavailable().json(json!({"ready": false, "reasons": reasons})),
+    if shared.is_draining() {
+        return HttpResponse::ServiceUnavailable().json(json!({"ready": false, "reasons": [DRAINING]}));
     }
+    let health = shared.forebay.health().await;
+    let reasons = reasons(health.as_ref(), shared.forebay.pool_is_unready());
+    let load = health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots}));
+    let mut response = match reasons.is_empty() {
+        true => HttpResponse::Ok(),
+        false => HttpResponse::ServiceUnavailable(),
+    };
+    response.json(json!({"ready": reasons.is_empty(), "reasons": reasons, "load": load}))
 }
 
 const DRAINING: &str = "draining";

@@ -158,7 +158,8 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
 pub(super) fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: &Bytes) -> Failure {
     // The wall clock is read here once, for answers that name a date without one of their own.
     let mut failure = classify::classify(status, all, body, WallClock::new().at(clock::now()));
-    failure.answer = Some((status, headers::pick_for_caller(all), attempt.redactor.redact(body)));
+    let shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all));
+    failure.answer = Some((status, shown, attempt.redactor.redact(body)));
     failure
 }
 

@@ -66,11 +66,6 @@ impl Event {
             _ => Bytes::from(self.data().into_owned()),
         }
     }
-
-    /// Whether there is no data: clients are told nothing of such an event, and some break on it.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.data.as_ref().is_none_or(Range::is_empty) && !self.has_more_data
-    }
 }
 
 /// The fields of a block of lines: where each name and its value stand. Comments and blank lines are left out.

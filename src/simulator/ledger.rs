@@ -303,6 +303,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_could_not_be_sent_is_taken_back_once() {
+        let (ledger, now) = (ledger(), clock::now());
+        let mut visits: Vec<Visit> = (0..3).map(|_| ledger.arrived(Kind::Chat, 1, false, now).1).collect();
+        visits[0].end(End::Answered(7));
+        visits[1].end(End::Answered(7));
+        visits[1].take_back(7);
+        visits[1].take_back(7);
+        visits[2].take_back(7);
+        let seen = ledger.snapshot();
+        assert_eq!((seen.answered, seen.abandoned, seen.prompts["0000000000000007"]), (1, 1, 1));
+        visits[0].take_back(7);
+        assert_eq!((ledger.snapshot().answered, ledger.snapshot().prompts.len()), (0, 0));
+    }
+
+    #[test]
     fn the_busiest_window_slides_and_is_of_one_key() {
         let (ledger, start) = (ledger(), clock::now());
         let at = |ms| start + Duration::from_millis(ms);

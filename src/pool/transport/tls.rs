@@ -8,7 +8,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// The TLS configurations of a process, each built when first asked for.
+/// The TLS configurations of a process, each built when first asked for and kept: a `ca_file` whose content changes under
+/// its name is not read again.
 #[derive(Default)]
 pub(super) struct Trust(Mutex<HashMap<Option<PathBuf>, Arc<ClientConfig>>>);
 

@@ -86,7 +86,7 @@ fn fields_are_read_as_the_standard_says() {
 fn events_without_data_are_told_apart() {
     let mut parser = SseParser::new(100);
     parser.push(Bytes::from_static(b": ping\n\nevent: ping\n\ndata:\n\ndata:\ndata:\n\ndata: x\n\n"));
-    let empty: Vec<bool> = std::iter::from_fn(|| parser.next()).map(|event| event.unwrap().is_empty()).collect();
+    let empty: Vec<bool> = std::iter::from_fn(|| parser.next()).map(|event| event.unwrap().data().is_empty()).collect();
     assert_eq!(empty, [true, true, true, false, false]);
 }
 
@@ -208,7 +208,7 @@ proptest! {
         parser.push(Bytes::copy_from_slice(&stream));
         let events: Vec<Vec<u8>> = std::iter::from_fn(|| parser.next())
             .map(|event| event.unwrap())
-            .filter(|event| !event.is_empty())
+            .filter(|event| !event.data().is_empty())
             .map(|event| event.data().into_owned())
             .collect();
         prop_assert_eq!(events, model(&stream));

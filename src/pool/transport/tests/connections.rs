@@ -184,3 +184,19 @@ fn a_reload_that_changes_how_an_upstream_is_dialled_is_followed() {
         assert_eq!(peer.connections(), 2);
     });
 }
+
+#[test]
+fn an_upstream_with_plain_and_encrypted_urls_keeps_them_apart() {
+    run(async {
+        let echo = |tls| Peer::start(tls, |conn, asked| conn.answer(&asked.body).map(|()| true));
+        let (plain, encrypted) = (echo(None), echo(Some(trusted())));
+        let mut rig = Rig::new(&plain, false);
+        for _ in 0..2 {
+            rig.base = format!("http://{}", plain.address);
+            rig.next_is_right("plain").await;
+            rig.base = format!("https://{}", encrypted.address);
+            rig.next_is_right("encrypted").await;
+        }
+        assert_eq!((plain.connections(), encrypted.connections()), (1, 1));
+    });
+}

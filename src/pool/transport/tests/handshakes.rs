@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::TransportError;
+use super::super::{TransportError, http};
 use super::peer::Peer;
 use super::rig::{Authority, OURS, Rig, run, trusted, upstream};
 use crate::messages::{FailureKind, Phase, Sent};
@@ -100,4 +100,21 @@ fn a_peer_silent_in_the_handshake_takes_the_time_to_connect_and_no_more() {
         assert_eq!((error.kind, error.sent), (FailureKind::Timeout(Phase::Connect), Sent::No));
         assert!(error.detail.starts_with("TLS"), "{error:?}");
     });
+}
+
+#[test]
+fn the_transports_of_one_factory_resume_each_others_sessions() {
+    let peer = Peer::start(Some(trusted()), |conn, _| conn.answer(conn.is_resumed().to_string()).map(|()| true));
+    let factory = http();
+    for resumed in ["false", "true"] {
+        let (factory, base) = (factory.clone(), format!("https://{}", peer.address));
+        let thread = std::thread::spawn(move || {
+            run(async {
+                let mut rig = Rig::at(base);
+                rig.transport = factory();
+                assert_eq!(rig.post("/", "").await.unwrap().body, resumed);
+            });
+        });
+        thread.join().unwrap();
+    }
 }

@@ -154,6 +154,12 @@ impl Conn {
         self.stream = Stream::Plain(stand_in);
     }
 
+    /// Whether the handshake resumed an earlier session.
+    pub(super) fn is_resumed(&self) -> bool {
+        let Stream::Tls(tls) = &self.stream else { return false };
+        tls.conn.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
+    }
+
     /// Ends what we say, the clean way: close_notify, then FIN.
     pub(super) fn finish(&mut self) -> io::Result<bool> {
         if let Stream::Tls(tls) = &mut self.stream {
