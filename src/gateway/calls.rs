@@ -25,8 +25,8 @@ const SDK_TIMEOUTS: [&str; 2] = ["x-stainless-timeout", "x-stainless-read-timeou
 /// The longest time limit there is.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
 
-/// How soon a caller refused for a drain may knock elsewhere, or at our successor's door.
-const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When a caller refused for a drain may find our successor; the dispatcher says the same to calls that reach it.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The route of `endpoint`, below a prefix.
 pub(super) fn resource(endpoint: Endpoint) -> Resource {
@@ -75,7 +75,7 @@ async fn read(
     payload: &mut web::Payload,
 ) -> Result<(Request, Admitted), Error> {
     if shared.is_draining() {
-        let error = Error::new(ErrorKind::Draining, "forebay is shutting down and takes no new calls");
+        let error = Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment");
         return Err(error.with_retry_after(DRAINING_RETRY_AFTER));
     }
     let from = request.headers();
@@ -278,7 +278,7 @@ mod tests {
         let app = actix_web::test::init_service(crate::gateway::app(shared)).await;
         let response = served_answer(&app, TestRequest::post().uri("/v1/embeddings").set_payload("{}")).await;
         assert_eq!(response.status(), 503);
-        assert_eq!(response.headers().get("retry-after").unwrap(), "1");
+        assert_eq!(response.headers().get("retry-after").unwrap(), "5");
         assert_eq!(json(response).await["error"]["code"], "draining");
     }
 
