@@ -4,17 +4,11 @@ use super::{Config, Problems};
 pub struct Sources;
 impl Sources {
     /// stub
-    pub fn of_process(_files: &[std::path::PathBuf]) -> Self {
-        Self
-    }
+    pub fn of_process(_files: &[std::path::PathBuf]) -> Self { Self }
     /// stub
-    pub fn text(_text: &str) -> Self {
-        Self
-    }
+    pub fn text(_text: &str) -> Self { Self }
 }
 impl Config {
     /// stub
-    pub fn from_sources(_sources: &Sources) -> Result<Self, Problems> {
-        Err(Problems(vec![]))
-    }
+    pub fn from_sources(_sources: &Sources) -> Result<Self, Problems> { Err(Problems(vec![])) }
 }
