@@ -1,5 +1,3 @@
 //! One file a command.
 /// Runs the command line of this process.
-pub fn run() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
-}
+pub fn run() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
