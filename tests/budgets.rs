@@ -371,8 +371,7 @@ fn run_of(seed: u64) -> Vec<(u128, String)> {
             let forebay::AnswerBody::Whole(body) = answer.body else { panic!("a whole answer") };
             assert!(String::from_utf8_lossy(&body).contains(&format!("prompt {n}\\")), "each gets its own answer");
         }
-        let entries = log.lock().expect("no panic while held").clone();
-        entries
+        log.lock().expect("no panic while held").clone()
     })
 }
 

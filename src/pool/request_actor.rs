@@ -89,11 +89,10 @@ impl Handler<Abort> for RequestActor {
     type Result = ();
 
     fn handle(&mut self, abort: Abort, _: &mut Context<Self>) {
-        if abort.slot == self.slot && self.running.as_ref().is_some_and(|(id, _)| *id == abort.id) {
-            if let Some((_, line)) = self.running.take() {
-                // Closed only when the attempt has just ended by itself.
-                let _ = line.send(abort.told);
-            }
+        let is_current = abort.slot == self.slot && self.running.as_ref().is_some_and(|(id, _)| *id == abort.id);
+        if is_current && let Some((_, line)) = self.running.take() {
+            // Closed only when the attempt has just ended by itself.
+            let _ = line.send(abort.told);
         }
     }
 }
