@@ -23,13 +23,8 @@ pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
     Account, AccountId, Answer, AnswerBody, Body, BudgetView, Call, CallId, Cancel, Endpoint, Error, ErrorKind,
-<<<<<<< HEAD
     Failure, FailureKind, Headers, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent,
     StreamBody, Timeouts, Upstream, UpstreamKind, Usage, UsageAsk,
-=======
-    Failure, FailureKind, Headers, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent, Timeouts,
-    Upstream, UpstreamKind, Usage, UsageAsk,
->>>>>>> transport
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay};

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The command line: one file a command. This file knows what commands there are and what their exit codes mean.
 
 mod check;
@@ -67,8 +66,3 @@ mod tests {
         Cli::command().debug_assert();
     }
 }
-=======
-//! One file a command.
-/// Runs the command line of this process.
-pub fn run() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
->>>>>>> transport

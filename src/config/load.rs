@@ -53,7 +53,6 @@ enum Input {
 }
 
 impl Sources {
-<<<<<<< HEAD
     /// No file and no variable.
     pub fn none() -> Self {
         Self::default()
@@ -91,12 +90,6 @@ impl Sources {
         self.layers_environment = true;
         self
     }
-=======
-    /// stub
-    pub fn of_process(_files: &[std::path::PathBuf]) -> Self { Self }
-    /// stub
-    pub fn text(_text: &str) -> Self { Self }
->>>>>>> transport
 }
 
 impl fmt::Debug for Sources {
@@ -271,7 +264,6 @@ fn tree(sources: &Sources, problems: &mut Vec<Problem>) -> Result<Value, Problem
 }
 
 impl Config {
-<<<<<<< HEAD
     /// Reads and checks `sources`.
     ///
     /// # Errors
@@ -296,10 +288,6 @@ impl Config {
             _ => Err(Problems::new(problems)),
         }
     }
-=======
-    /// stub
-    pub fn from_sources(_sources: &Sources) -> Result<Self, Problems> { Err(Problems(vec![])) }
->>>>>>> transport
 }
 
 /// The variables that bring a preset, as a message names them.

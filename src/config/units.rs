@@ -3,7 +3,6 @@
 //! Both are exact: no float is involved, so `0.1s` is 100 ms to the nanosecond and a huge size is refused, not rounded.
 
 use std::time::Duration;
-<<<<<<< HEAD
 
 /// Nanoseconds of each unit of time.
 const TIMES: [(&str, u128); 5] = [
@@ -181,9 +180,3 @@ mod tests {
         }
     }
 }
-=======
-/// stub
-pub fn parse_duration(_text: &str) -> Result<Duration, String> { Err("stub".into()) }
-/// stub
-pub fn parse_size(_text: &str) -> Result<usize, String> { Err("stub".into()) }
->>>>>>> transport
