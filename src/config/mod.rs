@@ -9,6 +9,7 @@ mod check;
 mod effective;
 mod environment;
 mod load;
+mod presets;
 mod raw;
 mod schema;
 mod secret;

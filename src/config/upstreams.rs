@@ -25,7 +25,7 @@ fn upstream(name: &str, section: &mut Section<'_>, retries: Retry) -> UpstreamSe
     let kind_origin = section.origin_of("kind");
     let kind = section.get("kind", values::choice(&KINDS)).unwrap_or(UpstreamKind::OpenAi);
     if !is_in_force(kind) {
-        section.warn("kind", kind_origin, "is not in force yet for this kind: nothing is sent there");
+        section.warn("kind", kind_origin, "is not in force yet: nothing is sent to this upstream");
     }
     let base_url =
         section.need("base_url", "base_url = \"https://…\", such as \"https://api.openai.com/v1\"", values::base_url);
