@@ -13,7 +13,6 @@ use super::raw::{Quiet, Scalar};
 use super::units::{parse_duration, parse_size};
 
 /// Takes the value as it is.
-#[expect(clippy::unnecessary_wraps, reason = "stands where a check is asked for")]
 pub(super) fn any<T>(value: T) -> Result<T, String> {
     Ok(value)
 }
