@@ -18,8 +18,8 @@ pub mod simulator;
 pub use config::Config;
 pub use messages::{
     Account, AccountId, Answer, AnswerBody, Body, BudgetView, Call, CallId, Cancel, Endpoint, Error, ErrorKind,
-    Failure, FailureKind, Headers, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent,
-    Timeouts, Upstream, UpstreamKind, Usage, UsageAsk,
+    Failure, FailureKind, Headers, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent, Timeouts,
+    Upstream, UpstreamKind, Usage, UsageAsk,
 };
 pub use pool::transport;
 pub use system::Forebay;

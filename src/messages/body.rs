@@ -36,33 +36,19 @@ impl Body {
         Ok(Self { bytes, model: None, stream: false, token_limit: None, choices: 1, usage_ask: UsageAsk::Absent })
     }
     /// The bytes as they came.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
+    pub fn bytes(&self) -> &Bytes { &self.bytes }
     /// The model asked for.
-    pub fn model(&self) -> Option<&str> {
-        self.model.as_ref().map(|(name, _)| &**name)
-    }
+    pub fn model(&self) -> Option<&str> { self.model.as_ref().map(|(name, _)| &**name) }
     /// Where the model's JSON string stands in the bytes, quotes included.
-    pub fn model_span(&self) -> Option<Range<usize>> {
-        self.model.as_ref().map(|(_, span)| span.clone())
-    }
+    pub fn model_span(&self) -> Option<Range<usize>> { self.model.as_ref().map(|(_, span)| span.clone()) }
     /// Whether a stream of events is asked for.
-    pub fn is_stream(&self) -> bool {
-        self.stream
-    }
+    pub fn is_stream(&self) -> bool { self.stream }
     /// `max_completion_tokens`, `max_tokens` or `max_output_tokens`: the greatest that is there.
-    pub fn token_limit(&self) -> Option<u64> {
-        self.token_limit
-    }
+    pub fn token_limit(&self) -> Option<u64> { self.token_limit }
     /// How many answers are asked for: `n`, at least 1.
-    pub fn choices(&self) -> u64 {
-        self.choices
-    }
+    pub fn choices(&self) -> u64 { self.choices }
     /// What the caller said about usage in streams.
-    pub fn usage_ask(&self) -> UsageAsk {
-        self.usage_ask
-    }
+    pub fn usage_ask(&self) -> UsageAsk { self.usage_ask }
 }
 
 impl std::fmt::Debug for Body {

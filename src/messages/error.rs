@@ -117,14 +117,7 @@ struct Inner {
 impl Error {
     /// An error of the table's row `kind`; `message` says what happened and what to do, in a sentence.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
-            kind,
-            message: message.into(),
-            param: None,
-            retry_after: None,
-            upstream: None,
-            meta: Meta::default(),
-        }))
+        Self(Box::new(Inner { kind, message: message.into(), param: None, retry_after: None, upstream: None, meta: Meta::default() }))
     }
 
     /// The upstream's own final answer, passed on as it is.

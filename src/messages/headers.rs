@@ -14,10 +14,7 @@ impl Headers {
 
     /// The first value of `name` as text; `None` when it is absent or not visible ASCII.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|(have, _)| have.as_str().eq_ignore_ascii_case(name))
-            .and_then(|(_, value)| value.to_str().ok())
+        self.0.iter().find(|(have, _)| have.as_str().eq_ignore_ascii_case(name)).and_then(|(_, value)| value.to_str().ok())
     }
 
     /// Adds a header behind the others.

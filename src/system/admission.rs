@@ -59,9 +59,7 @@ impl Admitted {
             }
             Err(held) => Err(Error::new(
                 ErrorKind::Overloaded,
-                format!(
-                    "the bodies of accepted calls hold {held} of {max} bytes ([queue] max_bytes); come again later"
-                ),
+                format!("the bodies of accepted calls hold {held} of {max} bytes ([queue] max_bytes); come again later"),
             )
             .with_retry_after(std::time::Duration::from_secs(1))),
         }
