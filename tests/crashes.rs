@@ -49,7 +49,8 @@ fn crash_in_body(content_type: &'static str, first: &'static str) -> Scene {
 
 #[test]
 fn a_crash_anywhere_in_an_attempt_is_tried_again() {
-    let kinds: [(&str, fn() -> Scene); 3] = [
+    type Kind = (&'static str, fn() -> Scene);
+    let kinds: [Kind; 3] = [
         ("before the send", crash),
         ("while waiting", crash_while_waiting),
         ("in the body", || crash_in_body("application/json", "{\"id\":")),

@@ -154,7 +154,8 @@ impl Switchboard {
     pub(super) fn move_to(&mut self, call: CallId, targets: Vec<Target>, target: usize, tokens: u64, now: Instant) {
         let Some(mut entry) = self.ledger.remove(&call) else { return };
         self.leave(&entry, None);
-        if targets[target].lane != entry.lane() {
+        let (old, new) = (&entry.targets[entry.target], &targets[target]);
+        if (old.lane, &old.model) != (new.lane, &new.model) {
             entry.counted = 0;
         }
         entry.targets = targets;

@@ -185,10 +185,11 @@ impl Switchboard {
         }
     }
 
-    /// How things stand.
+    /// How things stand here; of the pool it knows nothing.
     pub(crate) fn health(&self, now: Instant) -> Health {
         Health {
-            draining: self.draining,
+            is_draining: self.draining,
+            is_pool_unready: false,
             usable_upstreams: self.lanes.iter().filter(|lane| lane.is_usable(now)).count(),
             waiting: self.lanes.iter().map(|lane| lane.waiting).sum(),
             in_flight: self.slots.busy(),

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::events::Events;
 use super::start::Builder;
-use super::threads::{Seat, Threads};
+use super::threads::Threads;
 use crate::clock;
 use crate::config::Config;
 use crate::dispatcher::{Admission, Admitted, Dispatcher, Reconfigure, Submit, restarting};
@@ -35,6 +35,7 @@ pub struct Forebay(Arc<Inner>);
 struct Inner {
     config: RwLock<Arc<Config>>,
     actors: Actors,
+    #[cfg_attr(not(feature = "gateway"), allow(dead_code))] // the threads end when it is dropped
     threads: Threads,
     admission: Arc<Admission>,
     unready: Arc<AtomicBool>,
@@ -56,10 +57,12 @@ impl Drop for Inner {
 
 /// A name that can be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Model {
-    pub(crate) id: String,
+#[non_exhaustive]
+pub struct Model {
+    /// The name.
+    pub id: String,
     /// The upstream's name, or `forebay` for a route.
-    pub(crate) owned_by: String,
+    pub owned_by: String,
 }
 
 impl Forebay {
@@ -163,19 +166,16 @@ impl Forebay {
         Pending { id, outcome, handle: Some(self.clone()) }
     }
 
-    /// Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
-    pub(crate) async fn health(&self) -> Option<Health> {
+    /// How the system is. Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
+    pub async fn health(&self) -> Option<Health> {
         let answer = self.0.actors.dispatcher.send(AskHealth);
-        tokio::select! {
+        let health = tokio::select! {
             biased;
             health = answer => health.ok(),
             () = clock::until(clock::now() + HEALTH_PATIENCE) => None,
-        }
-    }
-
-    /// Whether the pool's request actors die faster than it bears.
-    pub(crate) fn pool_is_unready(&self) -> bool {
-        self.0.unready.load(Ordering::Relaxed)
+        };
+        let is_pool_unready = self.0.unready.load(Ordering::Relaxed);
+        health.map(|health| Health { is_pool_unready, ..health })
     }
 
     /// The configuration in force.
@@ -184,13 +184,14 @@ impl Forebay {
     }
 
     /// Every routable name: routes, then models of usable upstreams (patterns left out), sorted.
-    pub(crate) fn models(&self) -> Vec<Model> {
+    pub fn models(&self) -> Vec<Model> {
         self.config().names().into_iter().map(|(id, owned_by)| Model { id, owned_by }).collect()
     }
 
-    /// The threads of the system; never empty.
-    pub(crate) fn seats(&self) -> &[Seat] {
-        &self.0.threads.seats
+    /// The threads of the system, each where its index is the seat's number; never empty.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn arbiters(&self) -> &[actix_rt::ArbiterHandle] {
+        &self.0.threads.arbiters
     }
 
     /// Puts another configuration in force; accepted calls stay. `[server] listen` and `[pool] threads` need a restart.

@@ -5,9 +5,8 @@ mod handle;
 mod start;
 mod threads;
 
-pub(crate) use crate::dispatcher::Admitted;
 pub use events::{Event, Events};
-pub use handle::Forebay;
-pub(crate) use handle::{Model, Pending};
+pub use handle::{Forebay, Model};
 pub use start::Builder;
-pub(crate) use threads::Seat;
+#[cfg(feature = "gateway")]
+pub(crate) use {crate::dispatcher::Admitted, handle::Pending};

@@ -70,10 +70,10 @@ impl Builder {
             dice: self.dice,
             admission: Arc::clone(&admission),
             unready: Arc::clone(&unready),
-            arbiters: threads.seats.iter().map(|seat| seat.arbiter.clone()).collect(),
+            arbiters: threads.arbiters.clone(),
         };
         let (ready, started) = oneshot::channel();
-        let first = &threads.seats[0].arbiter;
+        let first = &threads.arbiters[0];
         first.spawn(async move {
             // Whoever asked may be gone: then the actors go with their addresses.
             let _ = ready.send(parts.assemble());

@@ -33,7 +33,7 @@ pub(crate) fn stale_end(id: AttemptId, slot: SlotId) {
 pub(crate) fn call_ended(call: CallId, outcome: &Outcome) {
     match outcome {
         Ok(answer) => tracing::debug!(%call, status = answer.status, attempts = answer.meta.attempts, "call answered"),
-        Err(error) => tracing::info!(
+        Err(error) => tracing::debug!(
             %call,
             status = error.status(),
             code = error.code(),
@@ -45,7 +45,7 @@ pub(crate) fn call_ended(call: CallId, outcome: &Outcome) {
 }
 
 pub(crate) fn call_cancelled(call: CallId, attempts: u32) {
-    tracing::info!(%call, attempts, "caller gone");
+    tracing::debug!(%call, attempts, "caller gone");
 }
 
 pub(crate) fn account_held(account: &AccountId, after: Duration) {
