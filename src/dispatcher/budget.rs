@@ -156,6 +156,23 @@ impl Budget {
         self.rest = REST;
     }
 
+    /// Takes over what another budget of the same account has used and is held by. What was in flight there is not here.
+    pub(crate) fn inherit(&mut self, mut other: Budget) {
+        fn keep(mine: &mut Option<Capped>, theirs: Option<Capped>) {
+            if let (Some(mine), Some(mut theirs)) = (mine.as_mut(), theirs) {
+                theirs.window.set_cap(mine.window.cap());
+                *mine = theirs;
+            }
+        }
+        keep(&mut self.requests, other.requests.take());
+        keep(&mut self.tokens, other.tokens.take());
+        self.held_until = other.held_until;
+        self.ramp = other.ramp.take();
+        self.recent = other.recent;
+        self.rest_until = other.rest_until;
+        self.rest = other.rest;
+    }
+
     pub(crate) fn max_in_flight(&self) -> usize {
         self.max_in_flight
     }

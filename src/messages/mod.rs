@@ -17,6 +17,7 @@ mod redact;
 mod request;
 mod slot;
 mod stream;
+mod watch;
 
 pub use account::{Account, AccountId, Secret, Timeouts, Upstream, UpstreamKind};
 pub(crate) use attempt::{Abort, AttemptEnd, Attempted, Opened, RunAttempt};
@@ -34,3 +35,4 @@ pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, stream};
+pub(crate) use watch::{DeathWatch, PartGone};

@@ -2,7 +2,10 @@
 
 mod events;
 mod handle;
+mod root;
 mod start;
+#[cfg(test)]
+mod tests;
 mod threads;
 
 pub use events::{Event, Events};

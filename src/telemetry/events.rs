@@ -66,6 +66,14 @@ pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
     );
 }
 
+pub(crate) fn part_died(part: &'static str) {
+    tracing::error!(part, "a part of the system crashed: its calls end as `restarting`, a fresh one starts");
+}
+
+pub(crate) fn system_failed(part: &'static str, deaths: usize, window: Duration) {
+    tracing::error!(part, deaths, window_s = window.as_secs(), "the system keeps crashing: it gives up");
+}
+
 pub(crate) fn pool_unready(deaths: usize, window: Duration) {
     tracing::error!(
         deaths,
