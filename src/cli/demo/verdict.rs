@@ -29,7 +29,7 @@ pub(super) fn judge(runs: &[Run; 3]) -> Verdict {
     }
     let sentences = vec![
         format!(
-            "The naive threads lost {} of {} calls; their provider's ledger counts {} unanswered: {}.",
+            "The naive threads lost {} of {} calls;\ntheir provider's ledger counts {} unanswered: {}.",
             naive.tally.lost(),
             naive.tally.calls(),
             unanswered.total(),
@@ -171,7 +171,8 @@ mod tests {
         let verdict = judge(&[run(&[A, B_LIMITED], &["a"], 0, 1), good(), good()]);
         assert_eq!(verdict.problems, Vec::<String>::new());
         assert!(
-            verdict.sentences[0].contains("lost 1 of 2 calls; their provider's ledger counts 1 unanswered: 1 over its"),
+            verdict.sentences[0]
+                .contains("lost 1 of 2 calls;\ntheir provider's ledger counts 1 unanswered: 1 over its"),
             "{:?}",
             verdict.sentences
         );
