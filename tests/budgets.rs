@@ -315,6 +315,24 @@ fn retries_over_the_retry_budget_wait_and_end_when_the_upstream_answers_nothing(
 }
 
 #[test]
+fn repeats_of_what_was_maybe_sent_are_counted_apart_from_those_that_surely_were_not() {
+    in_virtual_time(async {
+        let fails = |kind, sent| gives(move || Err(TransportError::new(kind, sent, "scripted")));
+        let scenes = vec![
+            fails(FailureKind::Unreachable, Sent::No),
+            fails(FailureKind::Cut, Sent::Maybe),
+            fails(FailureKind::Unreachable, Sent::No),
+            gives(|| Ok(Scripted::json(500, "{}"))),
+        ];
+        let script = Script::new(scenes, || gives(|| Ok(Scripted::json(200, good("ok")))));
+        let forebay = script.start(config("")).await;
+        forebay.call(chat("hello")).await.expect("answered");
+        let health = forebay.health().await.expect("it answers");
+        assert_eq!((health.repeats_maybe_billed, health.waiting, health.in_flight), (1, 0, 0));
+    });
+}
+
+#[test]
 fn after_a_hold_the_account_is_released_paced() {
     in_virtual_time(async {
         let refuse = gives(|| Ok(Scripted::with(Scripted::json(429, "{}"), "retry-after", "10")));

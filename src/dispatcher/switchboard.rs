@@ -42,6 +42,8 @@ pub(crate) struct Switchboard {
     pub(super) timers: Timers,
     pub(super) dice: Dice,
     pub(super) draining: bool,
+    /// Attempts repeated although the one before was maybe sent.
+    pub(super) repeats_maybe_billed: u64,
     /// Told when the last call has ended.
     drained: Vec<oneshot::Sender<()>>,
     /// What the pool was last asked for.
@@ -63,6 +65,7 @@ impl Switchboard {
             timers: Timers::default(),
             dice,
             draining: false,
+            repeats_maybe_billed: 0,
             drained: Vec::new(),
             asked_slots: 0,
             to_pump: Vec::new(),
@@ -195,6 +198,7 @@ impl Switchboard {
             waiting: self.lanes.iter().map(|lane| lane.waiting).sum(),
             in_flight: self.slots.busy(),
             slots: self.slots.len(),
+            repeats_maybe_billed: self.repeats_maybe_billed,
         }
     }
 

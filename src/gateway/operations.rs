@@ -35,7 +35,7 @@ async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
     let health = shared.forebay.health().await;
     let reasons = reasons(health.as_ref());
     let load =
-        health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots}));
+        health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots, "repeats_maybe_billed": health.repeats_maybe_billed}));
     let mut response = match reasons.is_empty() {
         true => HttpResponse::Ok(),
         false => HttpResponse::ServiceUnavailable(),

@@ -67,4 +67,6 @@ pub struct Health {
     pub in_flight: usize,
     /// Request actors there are.
     pub slots: usize,
+    /// Attempts repeated although the upstream may have seen, and billed, the one before: nothing came back to tell.
+    pub repeats_maybe_billed: u64,
 }
