@@ -326,6 +326,17 @@ def streamed_tool_calls_keep_their_pieces(_):
 
 
 @check
+def a_whole_answer_to_a_stream_is_no_empty_stream(_):
+    choice = {"index": 0, "message": {"role": "assistant", "content": "hi"}, "finish_reason": "stop"}
+    whole = {"id": "c", "object": "chat.completion", "created": 1, "model": MODEL, "choices": [choice]}
+    with recorder(json.dumps(whole).encode()) as (url, seen), gateway(url) as forebay:
+        client = openai.OpenAI(base_url=forebay.url, api_key=CALLERS_KEY)
+        call = lambda: list(client.chat.completions.create(model=MODEL, messages=user("x"), stream=True))
+        error = raised(openai.InternalServerError, call)
+    equal((error.status_code, error.code, len(seen)), (502, "upstream_unavailable", 1))
+
+
+@check
 def raw_responses_show_our_headers_and_no_others(place):
     create = place.client.chat.completions.with_raw_response.create
     raw = create(model=MODEL, messages=user("raw [[fault:status-500]]"))
