@@ -203,6 +203,8 @@ impl Switchboard {
             AttemptEnd::Streamed { broken, .. } => {
                 if let Some(failure) = broken {
                     events::stream_broken(id, &account.id, &failure);
+                    // The caller has its error; what it says of the account holds for the others.
+                    self.learn(lane, &account, &failure, now);
                 }
             }
             AttemptEnd::Failed(failure) => self.failed(id, lane, &account, failure, now),
