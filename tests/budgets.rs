@@ -349,6 +349,51 @@ fn after_a_hold_the_account_is_released_paced() {
     });
 }
 
+#[test]
+fn a_limit_that_nobody_configured_costs_time_and_a_few_refusals_but_no_call() {
+    in_virtual_time(async {
+        // Twenty a second, a second's worth at once; refused calls are told when to come again.
+        let bucket = std::sync::Arc::new(std::sync::Mutex::new((20.0_f64, clock::now())));
+        let refused = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = refused.clone();
+        let script = Script::new(vec![], move || {
+            let (bucket, count) = (bucket.clone(), count.clone());
+            Box::new(move |_| {
+                Box::pin(async move {
+                    {
+                        let mut bucket = bucket.lock().expect("no panic while held");
+                        let now = clock::now();
+                        bucket.0 = (bucket.0 + 20.0 * (now - bucket.1).as_secs_f64()).min(20.0);
+                        bucket.1 = now;
+                        if bucket.0 < 1.0 {
+                            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            return Ok(Scripted::with(Scripted::json(429, "{}"), "retry-after", "1"));
+                        }
+                        bucket.0 -= 1.0;
+                    }
+                    clock::until(clock::now() + s(0.15)).await;
+                    Ok(Scripted::json(200, good("ok")))
+                })
+            })
+        });
+        let forebay = script.start(config("")).await;
+        let start = clock::now();
+        let callers = (0..50).map(|_| {
+            let forebay = forebay.clone();
+            async move {
+                for n in 0..20 {
+                    forebay.call(chat(&n.to_string())).await.expect("nothing is lost");
+                }
+            }
+        });
+        join_all(callers).await;
+        let took = (clock::now() - start).as_secs_f64();
+        let refused = refused.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(took < 1.3 * 1_000.0 / 20.0, "{took} s, {refused} refused");
+        assert!(refused < 300, "{took} s, {refused} refused");
+    });
+}
+
 /// Five hundred calls against an upstream that fails by the dice; gives everything that can be seen from outside.
 fn run_of(seed: u64) -> Vec<(u128, String)> {
     in_virtual_time(async move {

@@ -217,7 +217,7 @@ impl Switchboard {
     fn answered(&mut self, lane: usize, account: &crate::messages::Account, now: Instant) {
         self.lanes[lane].retry_budget.answered(now);
         if let Some(desk) = self.lanes[lane].desk(account) {
-            desk.budget.wake();
+            desk.budget.answered(now);
         }
     }
 
