@@ -22,6 +22,11 @@ pub fn far(now: Instant) -> Instant {
     now + Duration::from_secs(30 * 365 * 86_400)
 }
 
+/// `now` and `wait` more; [`far`] away when that is beyond what can be told.
+pub fn after(now: Instant, wait: Duration) -> Instant {
+    now.checked_add(wait).unwrap_or_else(|| far(now))
+}
+
 /// Reads the wall clock once and follows the monotonic one from there: a jump of the system's clock moves nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {

@@ -394,6 +394,86 @@ fn a_limit_that_nobody_configured_costs_time_and_a_few_refusals_but_no_call() {
     });
 }
 
+#[test]
+fn a_retry_is_not_refused_for_the_calls_that_stand_behind_it() {
+    in_virtual_time(async {
+        let script = Script::new(vec![gives(|| Ok(Scripted::json(500, "{}")))], takes(s(0.1)));
+        let forebay = script.start(config("limits = { requests_per_minute = 60 }")).await;
+        let call = |n: usize, timeout: f64| {
+            let forebay = forebay.clone();
+            tokio::task::spawn_local(async move { forebay.call(chat(&n.to_string()).with_timeout(s(timeout))).await })
+        };
+        let first = call(0, 60.0);
+        tokio::task::yield_now().await;
+        let behind: Vec<_> = (1..=200).map(|n| call(n, 600.0)).collect();
+        let answer = first.await.expect("no panic").expect("it keeps its place");
+        assert_eq!(answer.meta.attempts, 2);
+        for call in behind {
+            call.await.expect("no panic").expect("answered");
+        }
+    });
+}
+
+#[test]
+fn a_429_that_says_at_once_is_no_reason_to_hurry() {
+    in_virtual_time(async {
+        let script =
+            Script::new(vec![], || gives(|| Ok(Scripted::with(Scripted::json(429, "{}"), "retry-after", "0"))));
+        let forebay = script.start(config("")).await;
+        let error = forebay.call(chat("hello")).await.expect_err("never answered");
+        assert_eq!((error.status(), script.waits()), (429, vec![1.0, 2.0, 4.0, 8.0]));
+    });
+}
+
+#[test]
+fn a_key_that_has_rested_takes_calls_while_another_is_busy() {
+    in_virtual_time(async {
+        let text = "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\napi_keys = [\"sk-test-000001\", \"sk-test-000002\"]\nmodels = [\"m\"]\nlimits = { max_concurrent = 1 }";
+        let script = Script::new(vec![gives(|| Ok(Scripted::json(401, "{}"))), silence()], || {
+            gives(|| Ok(Scripted::json(200, good("ok"))))
+        });
+        let forebay = script.start(Config::from_toml(text).unwrap_or_else(|problems| panic!("{problems}"))).await;
+        let start = clock::now();
+        let stuck = tokio::task::spawn_local({
+            let forebay = forebay.clone();
+            async move { forebay.call(chat("stuck on the second key")).await }
+        });
+        while script.times().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        forebay.call(chat("waits for the first key")).await.expect("answered");
+        assert_eq!(clock::now() - start, s(60.0));
+        stuck.abort();
+    });
+}
+
+#[test]
+fn a_call_id_is_good_for_one_call_at_a_time() {
+    in_virtual_time(async {
+        let script = Script::new(vec![], takes(s(1.0)));
+        let forebay = script.start(config("")).await;
+        let call = Call::new(chat("one"));
+        let first = forebay.dispatcher().send(call.clone());
+        let second = forebay.dispatcher().send(call);
+        let (first, second) = futures_util::future::join(first, second).await;
+        assert!(first.expect("the dispatcher lives").is_ok());
+        assert_eq!(second.expect("the dispatcher lives").expect_err("refused").code(), "invalid_request");
+    });
+}
+
+#[test]
+fn an_endless_timeout_and_a_senseless_usage_harm_nobody() {
+    in_virtual_time(async {
+        let senseless = r#"{"choices":[],"usage":{"total_tokens":18446744073709551615}}"#;
+        let script = Script::new(vec![gives(move || Ok(Scripted::json(200, senseless)))], takes(s(0.1)));
+        let forebay = script.start(config("limits = { tokens_per_minute = 6000 }")).await;
+        forebay.call(chat("one").with_timeout(Duration::MAX)).await.expect("answered");
+        let start = clock::now();
+        forebay.call(chat("two")).await.expect("answered");
+        assert!(clock::now() - start < s(130.0), "a minute's cap is the most that one answer can cost");
+    });
+}
+
 /// Five hundred calls against an upstream that fails by the dice; gives everything that can be seen from outside.
 fn run_of(seed: u64) -> Vec<(u128, String)> {
     in_virtual_time(async move {

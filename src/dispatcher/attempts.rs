@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::lane::Way;
 use super::ledger::State;
-use super::retry::{Allowance, Verdict, is_free, judge};
+use super::retry::{Allowance, Verdict, is_free, judge, named_wait};
 use super::slots::Busy;
 use super::switchboard::{Order, Switchboard};
 use super::timers::Due;
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 use crate::messages::{
     Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, Meta, Opened,
     RunAttempt, Sent, SlotId,
@@ -41,6 +41,7 @@ impl Switchboard {
                     }
                     let seat = self.ledger.get(&head.call).and_then(|entry| entry.seat);
                     let Some(slot) = self.slots.claim(seat) else {
+                        self.lanes[lane].wants_slot = true;
                         self.ask_for_slots();
                         break;
                     };
@@ -58,7 +59,7 @@ impl Switchboard {
                 }
                 Way::Busy => break,
                 Way::Resting => {
-                    let error = self.lanes[lane].resting_error(now);
+                    let error = self.lanes[lane].resting_error();
                     self.next_target_or(head.call, error, now);
                 }
                 Way::Closed => self.reroute(head.call, now),
@@ -105,11 +106,19 @@ impl Switchboard {
     fn ask_for_slots(&mut self) {
         let could_run = |lane: &super::lane::Lane| lane.line.len().min(lane.max_in_flight());
         let waiting: usize = self.lanes.iter().map(could_run).sum();
-        let most: usize = self.lanes.iter().map(super::lane::Lane::max_in_flight).sum();
-        let total = (self.slots.busy() + waiting).min(most);
+        let total = self.slots.busy() + waiting;
         if total > self.asked_slots {
             self.asked_slots = total;
             self.orders.push(Order::NeedSlots(total));
+        }
+    }
+
+    /// A slot is idle, or will be: whoever wanted one may try.
+    pub(super) fn offer_slots(&mut self) {
+        for lane in 0..self.lanes.len() {
+            if std::mem::take(&mut self.lanes[lane].wants_slot) {
+                self.wake(lane);
+            }
         }
     }
 
@@ -151,7 +160,7 @@ impl Switchboard {
     pub(crate) fn opened(&mut self, opened: Opened, now: Instant) {
         let Opened { slot, id, status, headers, events } = opened;
         let Some(busy) = self.slots.busy_with(slot, id) else { return };
-        if !self.ledger.contains_key(&id.call) {
+        if !self.ledger.get(&id.call).is_some_and(|entry| entry.is_at(id)) {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
         busy.streaming = true;
@@ -185,6 +194,7 @@ impl Switchboard {
 
     fn ended(&mut self, busy: Busy, end: AttemptEnd, now: Instant) {
         let Busy { id, lane, account, permit, .. } = busy;
+        self.offer_slots();
         let used = match &end {
             AttemptEnd::Answered { usage, .. } | AttemptEnd::Streamed { usage, .. } => *usage,
             AttemptEnd::Failed(_) | AttemptEnd::Aborted => None,
@@ -198,7 +208,9 @@ impl Switchboard {
                 self.answered(lane, &account, now);
                 let meta = Meta { usage, ..Meta::default() };
                 let answer = Answer { status, headers, body: AnswerBody::Whole(body), meta };
-                self.end(id.call, Ok(answer), now);
+                if self.ledger.get(&id.call).is_some_and(|entry| entry.is_at(id)) {
+                    self.end(id.call, Ok(answer), now);
+                }
             }
             AttemptEnd::Streamed { broken, .. } => {
                 if let Some(failure) = broken {
@@ -232,7 +244,7 @@ impl Switchboard {
         events::attempt_failed(id, &account.id, &failure);
         self.learn(lane, account, &failure, now);
         let call = id.call;
-        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        let Some(entry) = self.ledger.get_mut(&call).filter(|entry| entry.is_at(id)) else { return };
         if is_free(&failure) {
             entry.counted -= 1;
         }
@@ -252,7 +264,7 @@ impl Switchboard {
             }
             Verdict::GiveUp if next_may_take => self.next_target_or(call, error, now),
             Verdict::GiveUp => self.end(call, Err(error), now),
-            Verdict::AgainWhenReady { .. } => self.again_or(call, error, now),
+            Verdict::AgainWhenReady => self.again_or(call, error, now),
             Verdict::AgainAt(at) if at >= deadline => {
                 let error = Error::new(
                     ErrorKind::DeadlineExceeded,
@@ -281,12 +293,12 @@ impl Switchboard {
             let error = final_error(failure, &way_out.upstream.name, 1);
             way_out.last_refusal = Some(error);
             events::key_rests(&account.id);
-        } else if failure.status().is_some() {
+        } else if failure.status().is_some_and(|status| status < 500) {
             desk.budget.wake();
         }
-        let hold = failure.hint.after.filter(|_| failure.kind != FailureKind::OutOfQuota);
+        let hold = named_wait(failure).filter(|_| failure.kind != FailureKind::OutOfQuota);
         if let (Some(after), Some(desk)) = (hold, way_out.desk(account)) {
-            desk.budget.hold(now, now + after);
+            desk.budget.hold(now, clock::after(now, after));
             events::account_held(&account.id, after);
             self.expire_hopeless(lane, now);
         }
@@ -307,6 +319,9 @@ impl Switchboard {
 
     fn again_or_move(&mut self, call: CallId, error: Option<Error>, now: Instant) {
         let Some(entry) = self.ledger.get(&call) else { return };
+        if self.lanes[entry.lane()].desks.is_empty() {
+            return self.reroute(call, now);
+        }
         let (targets, target) = (entry.targets.clone(), entry.target);
         let (request, deadline) = (Arc::clone(&entry.request), entry.deadline);
         let waiting = matches!(entry.state, State::Waiting);

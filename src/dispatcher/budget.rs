@@ -157,15 +157,15 @@ impl Budget {
     }
 
     /// Takes over what another budget of the same account has used and is held by. What was in flight there is not here.
-    pub(crate) fn inherit(&mut self, mut other: Budget) {
-        fn keep(mine: &mut Option<Capped>, theirs: Option<Capped>) {
+    pub(crate) fn inherit(&mut self, mut other: Budget, now: Instant) {
+        fn keep(mine: &mut Option<Capped>, theirs: Option<Capped>, now: Instant) {
             if let (Some(mine), Some(mut theirs)) = (mine.as_mut(), theirs) {
-                theirs.window.set_cap(mine.window.cap());
+                theirs.set_cap(mine.window.cap(), now);
                 *mine = theirs;
             }
         }
-        keep(&mut self.requests, other.requests.take());
-        keep(&mut self.tokens, other.tokens.take());
+        keep(&mut self.requests, other.requests.take(), now);
+        keep(&mut self.tokens, other.tokens.take(), now);
         self.held_until = other.held_until;
         self.ramp = other.ramp.take();
         self.answered = other.answered;
@@ -188,6 +188,10 @@ impl Budget {
 
     /// May a call of `tokens` go now, and if not, when?
     pub(crate) fn ready(&mut self, now: Instant, tokens: u64) -> Ready {
+        let fits = |capped: &Option<Capped>, cost| capped.as_ref().is_none_or(|capped| cost <= capped.window.cap());
+        if !(fits(&self.requests, 1) && fits(&self.tokens, tokens)) {
+            return Ready::Never;
+        }
         if let Some(until) = self.rest_until.filter(|until| *until > now) {
             return Ready::Resting(until);
         }
@@ -245,6 +249,8 @@ impl Budget {
         let (Some((ticket, reserved)), Some(used), Some(tokens)) = (permit.tokens, used, &mut self.tokens) else {
             return;
         };
+        // A count beyond the cap is taken for the cap: nonsense must not close the account for days.
+        let used = used.min(tokens.window.cap().max(reserved));
         tokens.window.settle(ticket, used);
         tokens.pace.give_back(reserved as f64 - used as f64);
     }

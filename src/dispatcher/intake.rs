@@ -6,7 +6,7 @@ use super::ledger::{Entry, State, Target};
 use super::switchboard::Switchboard;
 use super::timers::Due;
 use super::{Submit, draining};
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 use crate::messages::{CallId, Error, ErrorKind, Meta};
 use crate::providers::tokens;
 use crate::telemetry::events;
@@ -14,13 +14,18 @@ use crate::telemetry::events;
 impl Switchboard {
     /// Takes a call in, or tells its caller at once why not.
     pub(crate) fn accept(&mut self, submit: Submit, now: Instant) {
+        if self.ledger.contains_key(&submit.id) {
+            let message = "a call of this id is under way; make each call with a fresh id";
+            let _ = submit.reply.send(Err(Error::new(ErrorKind::InvalidRequest, message)));
+            return;
+        }
         if self.draining {
             let _ = submit.reply.send(Err(draining()));
             return;
         }
         let request = &submit.request;
         let targets = self.targets(request.model());
-        let deadline = now + request.timeout().unwrap_or(self.config.queue.default_timeout);
+        let deadline = clock::after(now, request.timeout().unwrap_or(self.config.queue.default_timeout));
         let (target, tokens) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
             Ok(open) => open,
             Err(error) => {
@@ -91,7 +96,7 @@ impl Switchboard {
                     .with_retry_after(Duration::from_secs(1)),
                 )
             } else {
-                lane.refusal(now, request.priority(), tokens, deadline)
+                lane.refusal(now, request.priority(), tokens, deadline, newcomer)
             };
             match refusal {
                 None => return Ok((index, tokens)),

@@ -32,6 +32,8 @@ pub(crate) struct Lane {
     pub(crate) waiting: usize,
     pub(crate) retry: Retry,
     pub(crate) retry_budget: RetryBudget,
+    /// Its head could have gone, had there been an idle slot.
+    pub(crate) wants_slot: bool,
     /// The armed refill, when the head of the line waits for one.
     pub(crate) refill: Option<DueKey>,
     /// What the last refused key was answered; given out while all keys rest.
@@ -66,6 +68,7 @@ impl Lane {
             waiting: 0,
             retry: section.retry,
             retry_budget: RetryBudget::new(section.retry.retry_budget, now),
+            wants_slot: false,
             refill: None,
             last_refusal: None,
         }
@@ -96,7 +99,7 @@ impl Lane {
     pub(crate) fn way(&mut self, now: Instant, tokens: u64) -> Way {
         let mut open: Option<(usize, usize)> = None;
         let mut later: Option<Instant> = None;
-        let (mut busy, mut resting) = (false, false);
+        let (mut busy, mut rests_until) = (false, None::<Instant>);
         for (index, desk) in self.desks.iter_mut().enumerate() {
             match desk.budget.ready(now, tokens) {
                 Ready::Now => {
@@ -107,45 +110,49 @@ impl Lane {
                 }
                 Ready::At(at, _) => later = Some(later.map_or(at, |earliest| earliest.min(at))),
                 Ready::WhenOneEnds => busy = true,
-                Ready::Resting(_) => resting = true,
+                Ready::Resting(until) => rests_until = Some(rests_until.map_or(until, |earliest| earliest.min(until))),
                 Ready::Never => {}
             }
         }
-        match (open, later) {
+        // A key that will have rested is a way, too, while another keeps the call waiting.
+        let rested = rests_until.filter(|_| busy || later.is_some());
+        match (open, later.into_iter().chain(rested).min()) {
             (Some((index, _)), _) => Way::Open(index),
             (None, Some(at)) => Way::Later(at),
             _ if busy => Way::Busy,
-            _ if resting => Way::Resting,
+            _ if rests_until.is_some() => Way::Resting,
             _ => Way::Closed,
         }
     }
 
     /// Why a call that is not in the line yet can never have its turn here: the error it ends with, unless another
-    /// upstream takes it. `None` when it may wait.
+    /// upstream takes it. `None` when it may wait. A newcomer stands behind all of its priority; a call that comes back
+    /// has its old place. What others may need in tokens does not count: estimates err high and are given back.
     pub(crate) fn refusal(
         &mut self,
         now: Instant,
         priority: Priority,
         tokens: u64,
         deadline: Instant,
+        is_newcomer: bool,
     ) -> Option<Error> {
         match self.way(now, tokens) {
             Way::Open(_) if self.line.is_empty() => return None,
-            Way::Resting => return Some(self.resting_error(now)),
+            Way::Resting => return Some(self.resting_error()),
             Way::Closed => return Some(self.closed_error(tokens)),
             _ => {}
         }
-        let ahead = self.line.ahead_of(priority);
+        let ahead = if is_newcomer { self.line.ahead_of(priority) } else { self.line.above(priority) };
         let (mut requests, mut room) = (0u64, 0u64);
         for desk in &mut self.desks {
             let (more_requests, more_tokens) = desk.budget.room_until(now, deadline);
             requests += more_requests;
             room += more_tokens;
         }
-        if requests > ahead.0 && room >= ahead.1.saturating_add(tokens) {
+        if requests > ahead && room >= tokens {
             return None;
         }
-        Some(self.deadline_error(now, tokens, ahead.0, deadline))
+        Some(self.deadline_error(now, tokens, ahead, deadline))
     }
 
     /// Until when every account is kept back by the upstream's word or rests; `None` when one is not.
@@ -160,9 +167,7 @@ impl Lane {
     }
 
     /// The last 401, for a call all of whose keys rest.
-    pub(crate) fn resting_error(&self, now: Instant) -> Error {
-        let rests = |desk: &Desk| desk.budget.is_resting(now);
-        debug_assert!(self.desks.iter().all(rests), "asked only when every key rests");
+    pub(crate) fn resting_error(&self) -> Error {
         self.last_refusal.clone().unwrap_or_else(|| {
             Error::new(
                 ErrorKind::UpstreamUnavailable,

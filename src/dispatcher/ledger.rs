@@ -9,7 +9,7 @@ use super::admission::Admitted;
 use super::line::Place;
 use super::timers::DueKey;
 use crate::clock::Instant;
-use crate::messages::{CallId, Failure, Outcome, Request, SeatId, SlotId};
+use crate::messages::{AttemptId, CallId, Failure, Outcome, Request, SeatId, SlotId};
 
 /// Where a call stands.
 #[derive(Debug)]
@@ -61,6 +61,11 @@ pub(crate) struct Entry {
 impl Entry {
     pub(crate) fn lane(&self) -> usize {
         self.targets[self.target].lane
+    }
+
+    /// Whether `id` is the attempt it is at: what another says is not its own.
+    pub(crate) fn is_at(&self, id: AttemptId) -> bool {
+        matches!(self.state, State::Running(_)) && self.attempts == id.number
     }
 
     pub(crate) fn place(&self) -> Place {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::budget::Budget;
 use super::lane::Lane;
+use crate::clock::Instant;
 use crate::messages::Secret;
 
 struct Left {
@@ -34,12 +35,12 @@ impl Legacy {
     }
 
     /// Gives `lanes` the budgets that were left for their accounts. Nothing of theirs is in flight any more.
-    pub(super) fn inherit(&self, lanes: &mut [Lane]) {
+    pub(super) fn inherit(&self, lanes: &mut [Lane], now: Instant) {
         for left in self.0.take() {
             let lane = lanes.iter_mut().find(|lane| lane.upstream.name == left.upstream);
             let desk = lane.and_then(|lane| lane.desks.iter_mut().find(|desk| desk.account.key == left.key));
             if let Some(desk) = desk {
-                desk.budget.inherit(left.budget);
+                desk.budget.inherit(left.budget, now);
             }
         }
     }

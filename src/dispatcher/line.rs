@@ -24,8 +24,8 @@ struct Waiting {
 pub(crate) struct Line {
     waiting: BTreeMap<Place, Waiting>,
     deadlines: BTreeSet<(Instant, Place)>,
-    /// Calls and their tokens, by priority.
-    sums: [(u64, u64); 3],
+    /// Calls by priority.
+    counts: [u64; 3],
 }
 
 impl Line {
@@ -41,8 +41,7 @@ impl Line {
         let before = self.waiting.insert(place, Waiting { tokens, deadline });
         debug_assert!(before.is_none(), "a call waits once");
         self.deadlines.insert((deadline, place));
-        let sum = &mut self.sums[place.priority as usize];
-        *sum = (sum.0 + 1, sum.1 + tokens);
+        self.counts[place.priority as usize] += 1;
     }
 
     /// The call whose turn it is, and its tokens.
@@ -53,14 +52,17 @@ impl Line {
     pub(crate) fn remove(&mut self, place: Place) {
         let Some(waiting) = self.waiting.remove(&place) else { return };
         self.deadlines.remove(&(waiting.deadline, place));
-        let sum = &mut self.sums[place.priority as usize];
-        *sum = (sum.0 - 1, sum.1 - waiting.tokens);
+        self.counts[place.priority as usize] -= 1;
     }
 
-    /// Calls, and their tokens, that a new call of `priority` would stand behind.
-    pub(crate) fn ahead_of(&self, priority: Priority) -> (u64, u64) {
-        let sums = &self.sums[..=priority as usize];
-        sums.iter().fold((0, 0), |all, sum| (all.0 + sum.0, all.1 + sum.1))
+    /// Calls that a new call of `priority` would stand behind.
+    pub(crate) fn ahead_of(&self, priority: Priority) -> u64 {
+        self.counts[..=priority as usize].iter().sum()
+    }
+
+    /// Calls that a call of `priority` stands behind wherever it stands among its own.
+    pub(crate) fn above(&self, priority: Priority) -> u64 {
+        self.counts[..priority as usize].iter().sum()
     }
 
     /// Calls whose deadline lies before `instant`.
@@ -90,8 +92,8 @@ mod tests {
         line.push(place(Priority::Low, c), 1, now + Duration::from_secs(9));
         line.push(place(Priority::High, d), 5, now + Duration::from_secs(9));
         line.push(place(Priority::Normal, a), 10, now + Duration::from_secs(3));
-        assert_eq!(line.ahead_of(Priority::Normal), (3, 25));
-        assert_eq!(line.ahead_of(Priority::High), (1, 5));
+        assert_eq!((line.ahead_of(Priority::Normal), line.above(Priority::Normal)), (3, 1));
+        assert_eq!((line.ahead_of(Priority::High), line.above(Priority::High)), (1, 0));
         assert_eq!(line.due_before(now + Duration::from_secs(3)), [b]);
         let mut order = Vec::new();
         while let Some((head, _)) = line.head() {
@@ -99,7 +101,7 @@ mod tests {
             line.remove(head);
         }
         assert_eq!(order, [d, a, b, c]);
-        assert_eq!(line.ahead_of(Priority::Low), (0, 0));
+        assert_eq!(line.ahead_of(Priority::Low), 0);
         assert!(line.due_before(now + Duration::from_secs(99)).is_empty());
     }
 }

@@ -12,8 +12,7 @@ use crate::providers::classify::is_retryable;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Verdict {
     /// Again, as soon as an account can take it: the account it was at is held until the time the upstream named.
-    /// A 429 that names its time is `free`: it uses up neither an attempt nor retry budget.
-    AgainWhenReady { free: bool },
+    AgainWhenReady,
     /// Again at this time.
     AgainAt(Instant),
     /// This failure is the call's end.
@@ -26,20 +25,28 @@ pub(crate) fn judge(failure: &Failure, counted: u32, policy: &Retry, now: Instan
         return Verdict::GiveUp;
     }
     if is_free(failure) {
-        return Verdict::AgainWhenReady { free: true };
+        return Verdict::AgainWhenReady;
     }
     if counted >= policy.max_attempts {
         return Verdict::GiveUp;
     }
-    if failure.hint.after.is_some() {
-        return Verdict::AgainWhenReady { free: false };
+    if named_wait(failure).is_some() {
+        return Verdict::AgainWhenReady;
     }
     Verdict::AgainAt(now + backoff(policy, counted, dice))
 }
 
+/// The shortest hold: below it lies no time to wait but a hot loop.
+const SHORTEST_HOLD: Duration = Duration::from_millis(100);
+
+/// The time the upstream has named: when to come again, not before. "At once" (`Retry-After: 0`, a date gone by) names none.
+pub(crate) fn named_wait(failure: &Failure) -> Option<Duration> {
+    failure.hint.after.filter(|after| !after.is_zero()).map(|after| after.max(SHORTEST_HOLD))
+}
+
 /// Whether an attempt that failed so costs its call nothing.
 pub(crate) fn is_free(failure: &Failure) -> bool {
-    failure.kind == FailureKind::RateLimited && failure.hint.after.is_some()
+    failure.kind == FailureKind::RateLimited && named_wait(failure).is_some()
 }
 
 /// The wait behind the `counted`-th attempt: `base_delay * multiplier^(counted - 1)`, at most `max_delay`; with full
@@ -99,19 +106,23 @@ impl RetryBudget {
         }
     }
 
+    fn starts(&mut self, now: Instant) {
+        self.forget(now);
+        if self.firsts.is_empty() && self.retries.is_empty() && self.answered + WINDOW <= now {
+            // Behind a lull: that nothing was answered while nothing was asked says nothing.
+            self.answered = now;
+        }
+    }
+
     /// A first attempt starts.
     pub(crate) fn first(&mut self, now: Instant) {
-        self.forget(now);
-        if self.firsts.is_empty() && self.retries.is_empty() {
-            // Behind a lull: that nothing was answered while nothing was asked says nothing.
-            self.answered = self.answered.max(now);
-        }
+        self.starts(now);
         self.firsts.push_back(now);
     }
 
     /// A retry that counts starts.
     pub(crate) fn retry(&mut self, now: Instant) {
-        self.forget(now);
+        self.starts(now);
         self.retries.push_back(now);
     }
 
@@ -186,7 +197,10 @@ mod tests {
         let mut limited = failure(FailureKind::RateLimited);
         assert_eq!(judge(&limited, 5, &policy(), now, &mut dice), Verdict::GiveUp);
         limited.hint.after = Some(Duration::from_secs(1));
-        assert_eq!(judge(&limited, 500, &policy(), now, &mut dice), Verdict::AgainWhenReady { free: true });
+        assert_eq!(judge(&limited, 500, &policy(), now, &mut dice), Verdict::AgainWhenReady);
+        assert!(is_free(&limited));
+        limited.hint.after = Some(Duration::ZERO);
+        assert!(!is_free(&limited), "at once names no time");
     }
 
     #[test]

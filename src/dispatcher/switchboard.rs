@@ -72,7 +72,7 @@ impl Switchboard {
             orders: Vec::new(),
         };
         board.reconfigure(config, now);
-        legacy.inherit(&mut board.lanes);
+        legacy.inherit(&mut board.lanes, now);
         board
     }
 
@@ -260,6 +260,6 @@ impl Switchboard {
     /// A slot takes attempts from now on.
     pub(crate) fn slot_up(&mut self, slot: SlotId, seat: SeatId) {
         self.slots.up(slot, seat);
-        (0..self.lanes.len()).for_each(|lane| self.wake(lane));
+        self.offer_slots();
     }
 }

@@ -88,7 +88,12 @@ impl Window {
     /// The most that can be used from `now` until `deadline`, if nothing else interferes.
     pub(crate) fn room_until(&mut self, now: Instant, deadline: Instant) -> u64 {
         let used = self.used(now);
-        let back: u64 = self.log.iter().take_while(|(at, _)| *at + MINUTE <= deadline).map(|(_, cost)| cost).sum();
+        // Within a minute all of it comes back: no need to look at each.
+        let back = if deadline >= now + MINUTE {
+            used
+        } else {
+            self.log.iter().take_while(|(at, _)| *at + MINUTE <= deadline).map(|(_, cost)| cost).sum()
+        };
         let whole_minutes = deadline.saturating_duration_since(now).as_nanos() / MINUTE.as_nanos();
         let renewed = self.cap.saturating_mul(u64::try_from(whole_minutes).unwrap_or(u64::MAX));
         (self.cap + back).saturating_sub(used).saturating_add(renewed)

@@ -135,7 +135,7 @@ impl Forebay {
         let (done, drained) = oneshot::channel();
         dispatcher.do_send(Drain { done });
         let mut drained = std::pin::pin!(drained);
-        let late = clock::until(clock::now() + within);
+        let late = clock::until(clock::after(clock::now(), within));
         tokio::select! {
             biased;
             _ = &mut drained => {}
