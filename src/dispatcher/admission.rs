@@ -1,4 +1,4 @@
-//! How many bytes of bodies the program holds: counted before a body is read, given back when its call has ended.
+//! How many bytes of bodies the program holds: counted before they are read, chunk by chunk, given back when their call has ended.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -72,23 +72,62 @@ impl Switchboard {
         match self.lanes[lane].retry_budget.ask(now) {
             Allowance::Go => true,
             Allowance::Wait(at) => {
-                self.back_off(call, at);
+                self.park(call, lane, at);
                 false
             }
             Allowance::End => {
-                let last = self.ledger.get(&call).and_then(|entry| entry.last.clone());
-                let error = match last {
-                    Some(failure) => final_error(&failure, &self.lanes[lane].upstream.name, self.attempts_of(call)),
-                    None => Error::new(ErrorKind::UpstreamUnavailable, "the retry budget is used up"),
-                };
-                self.next_target_or(call, error, now);
+                self.end_over_budget(call, lane, now);
                 false
             }
         }
     }
 
-    fn attempts_of(&self, call: CallId) -> u32 {
-        self.ledger.get(&call).map_or(0, |entry| entry.attempts)
+    /// Ends a retry that the budget does not allow, with its last error.
+    fn end_over_budget(&mut self, call: CallId, lane: usize, now: Instant) {
+        let name = &self.lanes[lane].upstream.name;
+        let last = self.ledger.get(&call).and_then(|entry| Some((entry.last.as_ref()?, entry.attempts)));
+        let error = match last {
+            Some((failure, attempts)) => final_error(failure, name, attempts),
+            None => Error::new(ErrorKind::UpstreamUnavailable, format!("the retry budget of {name} is used up")),
+        };
+        self.next_target_or(call, error, now);
+    }
+
+    /// Sets the retry at the head of a line aside until `at`. All that are set aside share one timer: they are not woken
+    /// one and all for the one that may go.
+    fn park(&mut self, call: CallId, lane: usize, at: Instant) {
+        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        let way_out = &mut self.lanes[lane];
+        way_out.line.remove(entry.place());
+        way_out.parked.insert(entry.place());
+        entry.state = State::Parked;
+        if way_out.parked_due.is_none() {
+            way_out.parked_due = Some(self.timers.add(at, Due::RetryBudgetDue(lane)));
+        }
+    }
+
+    /// Lets as many of the retries that are set aside go on as the budget allows now.
+    pub(super) fn retry_budget_due(&mut self, lane: usize, now: Instant) {
+        let way_out = &mut self.lanes[lane];
+        way_out.parked_due = None;
+        let allowance = way_out.retry_budget.ask(now);
+        let count = match allowance {
+            Allowance::Go => way_out.retry_budget.room(now),
+            Allowance::End => usize::MAX,
+            Allowance::Wait(_) => 0,
+        };
+        let calls: Vec<CallId> = way_out.parked.iter().take(count).map(|place| place.call).collect();
+        for call in calls {
+            match allowance {
+                Allowance::End => self.end_over_budget(call, lane, now),
+                _ => self.retry_due(call, now),
+            }
+        }
+        let way_out = &mut self.lanes[lane];
+        if !way_out.parked.is_empty() && way_out.parked_due.is_none() {
+            let at = way_out.retry_budget.next_change(now);
+            way_out.parked_due = Some(self.timers.add(at, Due::RetryBudgetDue(lane)));
+        }
     }
 
     /// Moves a call from its line, or from its slot, into backoff until `at`.
@@ -99,6 +138,9 @@ impl Switchboard {
             State::Waiting => self.lanes[lane].line.remove(entry.place()),
             State::Running(_) => self.lanes[lane].waiting += 1,
             State::BackingOff(key) => self.timers.remove(key),
+            State::Parked => {
+                self.lanes[lane].parked.remove(&entry.place());
+            }
         }
         entry.state = State::BackingOff(self.timers.add(at, Due::RetryDue(call)));
     }
@@ -137,6 +179,7 @@ impl Switchboard {
             way_out.retry_budget.retry(now);
         }
         entry.attempts += 1;
+        entry.asked = Some(lane);
         entry.counted += 1;
         entry.waited += now.saturating_duration_since(entry.waiting_since);
         entry.state = State::Running(slot);
@@ -350,16 +393,9 @@ impl Switchboard {
         }
     }
 
-    /// A call's backoff is over: it stands in line again, at its old place.
+    /// A call's backoff is over, or the retry budget allows it: it stands in line again, at its old place.
     pub(super) fn retry_due(&mut self, call: CallId, now: Instant) {
-        let Some(entry) = self.ledger.get(&call) else { return };
-        let lane = entry.lane();
-        let last =
-            entry.last.as_ref().map(|failure| final_error(failure, &self.lanes[lane].upstream.name, entry.attempts));
-        match last {
-            Some(error) => self.again_or(call, error, now),
-            None => self.stand_in_line(call, now),
-        }
+        self.again_or_move(call, None, now);
     }
 }
 

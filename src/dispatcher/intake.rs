@@ -57,6 +57,7 @@ impl Switchboard {
             target,
             tokens,
             attempts: 0,
+            asked: None,
             counted: 0,
             waited: Duration::ZERO,
             waiting_since: now,
@@ -134,7 +135,9 @@ impl Switchboard {
                 let why = self.lanes[lane].explain(now, tokens);
                 format!("the call's time was up while it waited for {name}: {why}")
             }
-            State::BackingOff(_) => format!("the call's time was up while it waited to try {name} again"),
+            State::BackingOff(_) | State::Parked => {
+                format!("the call's time was up while it waited to try {name} again")
+            }
         };
         if let Some(last) = self.ledger.get(&call).and_then(|entry| entry.last.as_ref()) {
             message = format!("{message}; the attempt before failed: {}", last.message);

@@ -3,11 +3,12 @@
 //! All of an upstream's models share their accounts' budgets today; a lane per model group is the seam for providers
 //! that limit groups of models apart.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget::{Budget, Ready, Wait};
-use super::line::Line;
+use super::line::{Line, Place};
 use super::retry::RetryBudget;
 use super::timers::DueKey;
 use crate::clock::Instant;
@@ -28,7 +29,11 @@ pub(crate) struct Lane {
     /// Empty when a new configuration has taken the upstream away.
     pub(crate) desks: Vec<Desk>,
     pub(crate) line: Line,
-    /// Calls in `line` or in backoff: what the waiting room's capacity bounds.
+    /// Retries over the retry budget, in the order they go.
+    pub(crate) parked: BTreeSet<Place>,
+    /// When the retry budget is asked for them again.
+    pub(crate) parked_due: Option<DueKey>,
+    /// Calls in `line`, parked or in backoff: what the waiting room's capacity bounds.
     pub(crate) waiting: usize,
     pub(crate) retry: Retry,
     pub(crate) retry_budget: RetryBudget,
@@ -65,6 +70,8 @@ impl Lane {
             upstream: Arc::clone(&section.upstream),
             desks: section.accounts.iter().map(desk).collect(),
             line: Line::default(),
+            parked: BTreeSet::new(),
+            parked_due: None,
             waiting: 0,
             retry: section.retry,
             retry_budget: RetryBudget::new(section.retry.retry_budget, now),

@@ -18,6 +18,8 @@ pub(crate) enum State {
     Waiting,
     /// Until a retry is due.
     BackingOff(DueKey),
+    /// Set aside until its lane's retry budget allows it.
+    Parked,
     /// On this slot.
     Running(SlotId),
 }
@@ -49,6 +51,8 @@ pub(crate) struct Entry {
     pub(crate) tokens: u64,
     /// Every request made.
     pub(crate) attempts: u32,
+    /// The lane of the last of them.
+    pub(crate) asked: Option<usize>,
     /// Requests that count against the target's `max_attempts`.
     pub(crate) counted: u32,
     /// Time spent waiting until `waiting_since`.

@@ -131,16 +131,28 @@ impl RetryBudget {
         self.answered = now;
     }
 
-    /// May a retry start now?
-    pub(crate) fn ask(&mut self, now: Instant) -> Allowance {
+    /// Retries that may start now.
+    pub(crate) fn room(&mut self, now: Instant) -> usize {
         self.forget(now);
         let allowed = FLOOR + (self.share * self.firsts.len() as f64) as usize;
-        match self.retries.front() {
-            Some(oldest) if self.retries.len() >= allowed => {
-                let silent_at = self.answered + WINDOW;
-                if silent_at <= now { Allowance::End } else { Allowance::Wait((*oldest + WINDOW).min(silent_at)) }
-            }
-            _ => Allowance::Go,
+        allowed.saturating_sub(self.retries.len())
+    }
+
+    /// When the answer to [`RetryBudget::ask`] may be another: a retry leaves the window, or the silence is long enough.
+    pub(crate) fn next_change(&self, now: Instant) -> Instant {
+        let silent_at = Some(self.answered + WINDOW).filter(|at| *at > now);
+        let oldest = self.retries.front().map(|at| *at + WINDOW);
+        oldest.into_iter().chain(silent_at).min().unwrap_or(now + WINDOW)
+    }
+
+    /// May a retry start now?
+    pub(crate) fn ask(&mut self, now: Instant) -> Allowance {
+        if self.room(now) > 0 {
+            Allowance::Go
+        } else if self.answered + WINDOW <= now {
+            Allowance::End
+        } else {
+            Allowance::Wait(self.next_change(now))
         }
     }
 }

@@ -100,7 +100,8 @@ impl Switchboard {
         for index in 0..self.lanes.len() {
             if !config.upstreams.contains_key(&self.lanes[index].upstream.name) {
                 self.lanes[index].desks.clear();
-                let stranded: Vec<CallId> = self.lanes[index].line.calls().collect();
+                let parked = self.lanes[index].parked.iter().map(|place| place.call);
+                let stranded: Vec<CallId> = self.lanes[index].line.calls().chain(parked).collect();
                 for call in stranded {
                     self.reroute(call, now);
                 }
@@ -130,6 +131,7 @@ impl Switchboard {
             match due {
                 Due::RetryDue(call) => self.retry_due(call, now),
                 Due::DeadlineDue(call) => self.deadline_due(call, now),
+                Due::RetryBudgetDue(lane) => self.retry_budget_due(lane, now),
                 Due::RefillDue(lane) => {
                     self.lanes[lane].refill = None;
                     self.wake(lane);
@@ -233,6 +235,10 @@ impl Switchboard {
                 self.timers.remove(key);
                 lane.waiting -= 1;
             }
+            State::Parked => {
+                lane.parked.remove(&entry.place());
+                lane.waiting -= 1;
+            }
             State::Running(slot) => {
                 let id = AttemptId { call: entry.id, number: entry.attempts };
                 // Still on its slot: nobody waits for it any more. The slot and its permit come back when the actor says so,
@@ -247,9 +253,10 @@ impl Switchboard {
     pub(super) fn meta(&mut self, entry: &Entry, now: Instant) -> Meta {
         let running = matches!(entry.state, State::Running(_));
         let waiting = if running { Duration::ZERO } else { now.saturating_duration_since(entry.waiting_since) };
+        let upstream = entry.asked.map(|lane| Arc::clone(&self.lanes[lane].upstream.name));
         let lane = &mut self.lanes[entry.lane()];
         Meta {
-            upstream: (entry.attempts > 0).then(|| Arc::clone(&lane.upstream.name)),
+            upstream,
             attempts: entry.attempts,
             queued: entry.waited + waiting,
             budget: lane.budget_view(now),

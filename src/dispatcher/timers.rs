@@ -14,6 +14,8 @@ pub(crate) enum Due {
     RetryDue(CallId),
     /// A call's time is up.
     DeadlineDue(CallId),
+    /// An upstream's retry budget may allow some of those that are set aside for it.
+    RetryBudgetDue(usize),
     /// An upstream's budget allows its next call.
     RefillDue(usize),
 }

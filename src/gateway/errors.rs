@@ -60,6 +60,8 @@ fn fill(error: &Error, to: &mut HeaderMap) {
     // An error that was raised before the call was accepted knows none of these.
     if meta.attempts > 0 || !meta.queued.is_zero() || meta.upstream.is_some() {
         headers::describe(meta, to);
+    } else {
+        headers::budgets(&meta.budget, to);
     }
     let status = error.status();
     if meta.attempts > 0 || ((400..500).contains(&status) && status != 429 && status != 408) {

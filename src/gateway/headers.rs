@@ -36,7 +36,8 @@ pub(super) fn describe(meta: &Meta, to: &mut HeaderMap) {
     budgets(&meta.budget, to);
 }
 
-fn budgets(budget: &BudgetView, to: &mut HeaderMap) {
+/// What is left of forebay's own budgets.
+pub(super) fn budgets(budget: &BudgetView, to: &mut HeaderMap) {
     const REQUESTS: [HeaderName; 3] = [
         HeaderName::from_static("x-ratelimit-limit-requests"),
         HeaderName::from_static("x-ratelimit-remaining-requests"),

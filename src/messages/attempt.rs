@@ -44,7 +44,7 @@ pub(crate) struct Opened {
 }
 
 /// Request actor to dispatcher: the try has ended and the slot is free.
-#[derive(Message, Debug)]
+#[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Attempted {
     pub(crate) slot: SlotId,
@@ -53,7 +53,6 @@ pub(crate) struct Attempted {
 }
 
 /// How a try ended.
-#[derive(Debug)]
 pub(crate) enum AttemptEnd {
     /// A whole 2xx answer, complete and well-formed.
     Answered { status: u16, headers: Headers, body: Bytes, usage: Option<Usage> },

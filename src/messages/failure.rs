@@ -1,5 +1,6 @@
 //! What went wrong with one attempt: the one error that crosses actors.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -70,7 +71,7 @@ pub struct RetryHint {
 }
 
 /// The end of an attempt that brought no answer to give out.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Failure {
     /// How it is treated.
@@ -96,5 +97,18 @@ impl Failure {
     /// The status the upstream answered with, if it did.
     pub fn status(&self) -> Option<u16> {
         self.answer.as_ref().map(|(status, _, _)| *status)
+    }
+}
+
+impl fmt::Debug for Failure {
+    /// Without the answer's text: it is private.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Failure")
+            .field("kind", &self.kind)
+            .field("sent", &self.sent)
+            .field("status", &self.status())
+            .field("hint", &self.hint)
+            .field("detail", &self.detail)
+            .finish_non_exhaustive()
     }
 }

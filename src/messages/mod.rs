@@ -35,4 +35,4 @@ pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, stream};
-pub(crate) use watch::{DeathWatch, PartGone};
+pub(crate) use watch::{DeathWatch, Part, PartGone};

@@ -107,11 +107,16 @@ impl Request {
     /// `invalid_request` when its body says otherwise, or its endpoint has no streams.
     pub fn into_stream(mut self) -> Result<Self, Error> {
         if !self.is_stream() {
+            let no_streams =
+                || Error::new(ErrorKind::InvalidRequest, "this endpoint has no streams").with_param("stream");
             let body = self.body.bytes();
             let rest = &body[body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1)..];
             let whole = [b"{\"stream\":true,", rest].concat();
             // A body that said `"stream": false` says it twice now, which is refused.
             self.body = Body::read(self.endpoint, whole.into())?;
+            if !self.is_stream() {
+                return Err(no_streams());
+            }
         }
         Ok(self)
     }

@@ -23,7 +23,7 @@ pub(crate) struct SlotGone {
     pub(crate) crashed: bool,
 }
 
-/// Dispatcher to pool: so many slots are of use now. The pool never grows beyond its limit.
+/// Dispatcher to pool: so many slots are of use now. The accounts' own limits bound the number.
 #[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct NeedSlots {

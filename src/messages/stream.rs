@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{Error, ErrorKind};
 
-/// Pieces that may wait to be read. A piece is at most some 16 KiB, so a caller that does not read holds little.
+/// Pieces that may wait to be read. A piece is some 16 KiB, or one event where that is larger.
 const PIECES: usize = 16;
 
 type End = Arc<OnceLock<Result<(), Error>>>;

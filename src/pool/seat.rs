@@ -31,6 +31,15 @@ impl Seat {
     }
 }
 
+impl Drop for Seat {
+    /// However it ends: what its request actors work on has nobody to be told to any more.
+    fn drop(&mut self) {
+        for actor in self.slots.values() {
+            actor.do_send(Stop);
+        }
+    }
+}
+
 impl Actor for Seat {
     type Context = Context<Self>;
 }
@@ -48,9 +57,6 @@ impl Handler<Stop> for Seat {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
-        for actor in self.slots.values() {
-            actor.do_send(Stop);
-        }
         ctx.stop();
     }
 }

@@ -15,7 +15,7 @@ use super::restart::{Intensity, Streak};
 use super::seat::{Seat, StartSlot};
 use super::transport::TransportFactory;
 use crate::clock;
-use crate::messages::{DeathWatch, NeedSlots, SeatId, SlotGone, SlotId, Stop};
+use crate::messages::{DeathWatch, NeedSlots, Part, SeatId, SlotGone, SlotId, Stop};
 use crate::telemetry::events;
 
 /// Supervisor to itself: the pause before a slot's restart is over.
@@ -59,7 +59,7 @@ impl Supervisor {
         watch: DeathWatch,
     ) -> Self {
         let start = |(index, arbiter): (usize, &actix_rt::ArbiterHandle)| {
-            let (factory, lines, watch) = (Arc::clone(factory), lines.clone(), watch.over("seat"));
+            let (factory, lines, watch) = (Arc::clone(factory), lines.clone(), watch.over(Part::Seat));
             let id = SeatId(index as u16);
             Seat::start_in_arbiter(arbiter, move |_| Seat::new(id, &factory, lines, watch))
         };

@@ -11,7 +11,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::events::Events;
-use super::root::{Root, Shared};
+use super::root::{Rooted, Shared};
 use super::start::Builder;
 use super::threads::Threads;
 use crate::clock;
@@ -19,7 +19,6 @@ use crate::config::Config;
 use crate::dispatcher::{Admitted, Dispatcher, Reconfigure, Submit, restarting};
 use crate::messages::{
     Answer, AnswerBody, AskHealth, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome, Request, SeatId,
-    Stop,
 };
 
 /// How long the dispatcher may take to say how it is.
@@ -34,16 +33,10 @@ pub struct Forebay(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    root: Addr<Root>,
+    root: Rooted,
     #[cfg_attr(not(feature = "gateway"), allow(dead_code))] // the threads end when it is dropped
     threads: Threads,
     failure: watch::Receiver<bool>,
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.root.do_send(Stop);
-    }
 }
 
 /// A name that can be called.
@@ -57,7 +50,7 @@ pub struct Model {
 }
 
 impl Forebay {
-    pub(super) fn new(shared: Arc<Shared>, root: Addr<Root>, threads: Threads, failure: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, root: Rooted, threads: Threads, failure: watch::Receiver<bool>) -> Self {
         Self(Arc::new(Inner { shared, root, threads, failure }))
     }
 
@@ -150,7 +143,7 @@ impl Forebay {
             }
         }
         self.0.shared.stopped.store(true, Ordering::Relaxed);
-        self.0.root.do_send(Stop);
+        self.0.root.stop();
     }
 
     /// Takes room for a body before it is read.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
-use crate::messages::{DeathWatch, Error, PartGone, Stop};
+use crate::messages::{DeathWatch, Error, Part, PartGone, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::pool::{Lines, Supervisor};
 use crate::telemetry::events;
@@ -55,10 +55,34 @@ impl Shared {
     }
 }
 
+/// The running system, from outside. It ends when this is dropped: the parts hold on to each other and to the root.
+pub(super) struct Rooted(Addr<Root>);
+
+impl Rooted {
+    pub(super) fn new(root: Root) -> Self {
+        Self(root.start())
+    }
+
+    /// Waits until the system is together.
+    pub(super) async fn assembled(&self) -> bool {
+        self.0.send(Hello).await.is_ok()
+    }
+
+    pub(super) fn stop(&self) {
+        self.0.do_send(Stop);
+    }
+}
+
+impl Drop for Rooted {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
 /// Handle to root: answered when the system is together.
 #[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]
-pub(super) struct Hello;
+struct Hello;
 
 /// Puts the system together on the thread it lives on.
 pub(super) struct Root {
@@ -90,13 +114,13 @@ impl Root {
         self.shared.unready.store(false, Ordering::Relaxed);
         let config = self.shared.config();
         let pool = config.pool.clone();
-        let watch = DeathWatch::new(ctx.address().recipient(), self.assembly, "supervisor");
+        let watch = DeathWatch::new(ctx.address().recipient(), self.assembly, Part::Supervisor);
         let dispatcher = Dispatcher::new(
             config,
             Arc::clone(&self.shared.admission),
             Dice::seeded(self.dice.number()),
             self.legacy.clone(),
-            watch.over("dispatcher"),
+            watch.over(Part::Dispatcher),
         )
         .start();
         let to = dispatcher.clone();
@@ -154,16 +178,20 @@ impl Handler<PartGone> for Root {
         if gone.assembly != self.assembly {
             return;
         }
+        events::part_died(gone.part);
+        if gone.part != Part::Dispatcher {
+            // The dispatcher goes with them, and leaves what its accounts have used; its own death is the one that counts.
+            return self.stop_actors();
+        }
         let now = clock::now();
         while self.deaths.front().is_some_and(|at| *at + WINDOW <= now) {
             self.deaths.pop_front();
         }
         self.deaths.push_back(now);
         if self.deaths.len() < DEATHS {
-            events::part_died(gone.part);
             self.assemble(ctx);
         } else {
-            events::system_failed(gone.part, DEATHS, WINDOW);
+            events::system_failed(DEATHS, WINDOW);
             self.assembly += 1;
             self.stop_actors();
             self.failed.send_replace(true);

@@ -3,11 +3,10 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
-use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::handle::Forebay;
-use super::root::{Hello, Root, Shared};
+use super::root::{Root, Rooted, Shared};
 use super::threads::Threads;
 use crate::clock::Dice;
 use crate::config::Config;
@@ -74,12 +73,13 @@ impl Builder {
         let (ready, started) = oneshot::channel();
         let of_root = Arc::clone(&shared);
         threads.arbiters[0].spawn_fn(move || {
-            // Whoever asked may be gone: then the root stops with its address.
-            let _ = ready.send(Root::new(of_root, factory, arbiters, dice, failed).start());
+            // Whoever asked may be gone: then what was started ends here.
+            let _ = ready.send(Rooted::new(Root::new(of_root, factory, arbiters, dice, failed)));
         });
         let root = started.await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
-        // The root assembles the system before it hears its first message.
-        root.send(Hello).await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
+        if !root.assembled().await {
+            return Err(Error::new(ErrorKind::Start, "the actors did not come up"));
+        }
         Ok(Forebay::new(shared, root, threads, failure))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::messages::{AccountId, AttemptId, CallId, Failure, Outcome, SlotId};
+use crate::messages::{AccountId, AttemptId, CallId, Failure, Outcome, Part, SlotId};
 
 pub(crate) fn attempt_started(id: AttemptId, account: &AccountId) {
     tracing::debug!(call = %id.call, attempt = id.number, %account, "attempt started");
@@ -66,12 +66,12 @@ pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
     );
 }
 
-pub(crate) fn part_died(part: &'static str) {
-    tracing::error!(part, "a part of the system crashed: its calls end as `restarting`, a fresh one starts");
+pub(crate) fn part_died(part: Part) {
+    tracing::error!(?part, "a part of the system crashed: its calls end as `restarting`, a fresh one starts");
 }
 
-pub(crate) fn system_failed(part: &'static str, deaths: usize, window: Duration) {
-    tracing::error!(part, deaths, window_s = window.as_secs(), "the system keeps crashing: it gives up");
+pub(crate) fn system_failed(deaths: usize, window: Duration) {
+    tracing::error!(deaths, window_s = window.as_secs(), "the system keeps crashing: it gives up");
 }
 
 pub(crate) fn pool_unready(deaths: usize, window: Duration) {
