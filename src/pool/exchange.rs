@@ -144,7 +144,7 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
         return AttemptEnd::Failed(error_answer(attempt, status, &all, &body));
     }
     match openai::read_answer(attempt.request.endpoint(), &body) {
-        Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(&all), body, usage },
+        Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage },
         Err(detail) => AttemptEnd::Failed(Failure::new(
             FailureKind::Malformed,
             Sent::Maybe,
@@ -158,7 +158,7 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
 pub(super) fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: &Bytes) -> Failure {
     // The wall clock is read here once, for answers that name a date without one of their own.
     let mut failure = classify::classify(status, all, body, WallClock::new().at(clock::now()));
-    let shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all));
+    let shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
     failure.answer = Some((status, shown, attempt.redactor.redact(body)));
     failure
 }

@@ -170,7 +170,7 @@ pub(super) async fn run(
         slot: attempt.slot,
         id: attempt.id,
         status: source.status,
-        headers: headers::pick_for_caller(&source.headers),
+        headers: headers::pick_for_caller(source.headers.clone()),
         events,
     });
     let end = pass_on(&attempt, &mut source, &sender, first, &mut aborted).await;

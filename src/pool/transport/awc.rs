@@ -140,11 +140,11 @@ impl AwcTransport {
         let headers = post.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT)); // the upstream's own configuration may name another
         let mut named_agent = false;
-        for (name, value) in request.headers.iter().filter(|(name, _)| !is_ours(name)) {
-            if *name == USER_AGENT && !std::mem::replace(&mut named_agent, true) {
-                headers.insert(USER_AGENT, value.clone());
+        for (name, value) in request.headers.into_iter().filter(|(name, _)| !is_ours(name)) {
+            if name == USER_AGENT && !std::mem::replace(&mut named_agent, true) {
+                headers.insert(USER_AGENT, value);
             } else {
-                headers.append(name.clone(), value.clone());
+                headers.append(name, value);
             }
         }
         headers.insert(HOST, place.host);
