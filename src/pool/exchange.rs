@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use actix::Recipient;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::oneshot;
 
 use super::relay;
+use super::request_actor::Lines;
 use super::transport::{BodyStream, HttpRequest, HttpResponse, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
-use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Opened, Phase, RunAttempt, Sent};
+use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Phase, RunAttempt, Sent};
 use crate::providers::{classify, headers, openai};
 
 /// The most of an error's body that is kept: more tells nobody more.
@@ -23,7 +23,7 @@ const MAX_ERROR_BODY: usize = 1 << 20;
 pub(super) async fn run(
     attempt: RunAttempt,
     transport: Rc<dyn Transport>,
-    opened: Recipient<Opened>,
+    lines: Rc<Lines>,
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let timeouts = attempt.account.upstream.timeouts;
@@ -50,7 +50,7 @@ pub(super) async fn run(
     let reading = Reading { idle: timeouts.idle, first_byte, patience };
     let is_stream = attempt.request.is_stream() && response.status / 100 == 2 && is_event_stream(&response.headers);
     if is_stream {
-        return relay::run(attempt, response, reading, encoded.usage_added, opened, aborted).await;
+        return relay::run(attempt, response, reading, encoded.usage_added, &lines.opened, aborted).await;
     }
     tokio::select! {
         biased;

@@ -140,7 +140,7 @@ pub(super) async fn run(
     response: HttpResponse,
     reading: Reading,
     strip_usage: bool,
-    opened: Recipient<Opened>,
+    opened: &Recipient<Opened>,
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let HttpResponse { status, headers: all, body } = response;

@@ -17,12 +17,12 @@ pub(super) struct StartSlot(pub(super) SlotId);
 pub(super) struct Seat {
     id: SeatId,
     transport: Rc<dyn Transport>,
-    lines: Lines,
+    lines: Rc<Lines>,
 }
 
 impl Seat {
     pub(super) fn new(id: SeatId, factory: &TransportFactory, lines: Lines) -> Self {
-        Self { id, transport: factory(), lines }
+        Self { id, transport: factory(), lines: Rc::new(lines) }
     }
 }
 
@@ -34,6 +34,6 @@ impl Handler<StartSlot> for Seat {
     type Result = ();
 
     fn handle(&mut self, StartSlot(slot): StartSlot, _: &mut Context<Self>) {
-        RequestActor::new(slot, self.id, Rc::clone(&self.transport), self.lines.clone()).start();
+        RequestActor::new(slot, self.id, Rc::clone(&self.transport), Rc::clone(&self.lines)).start();
     }
 }
