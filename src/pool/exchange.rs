@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::relay;
 use super::request_actor::Lines;
-use super::transport::{BodyStream, HttpRequest, HttpResponse, Transport, TransportError};
+use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
 use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Phase, RunAttempt, Sent};
 use crate::providers::{classify, headers, openai};
@@ -47,7 +47,7 @@ pub(super) async fn run(
         Ok(response) => response,
         Err(failure) => return AttemptEnd::Failed(*failure),
     };
-    let reading = Reading { idle: timeouts.idle, first_byte, patience };
+    let reading = Reading { idle: timeouts.idle, first_byte, patience, silence: None };
     let is_stream = attempt.request.is_stream() && response.status / 100 == 2 && is_event_stream(&response.headers);
     if is_stream {
         return relay::run(attempt, response, reading, encoded.usage_added, &lines.opened, aborted).await;
@@ -60,23 +60,38 @@ pub(super) async fn run(
 }
 
 /// How patient a body is read.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     idle: Duration,
     first_byte: Instant,
     patience: Duration,
+    /// Runs out when there may have been silence for long enough. Not set anew for every chunk: whoever finds it run out
+    /// sets it to when there will have been.
+    silence: Option<LocalFuture<()>>,
 }
 
 impl Reading {
     /// The next chunk of `body`; `first` when none has come yet.
-    pub(super) async fn chunk(&self, body: &mut BodyStream, first: bool) -> Result<Option<Bytes>, Box<Failure>> {
-        let next = std::future::poll_fn(|cx| body.as_mut().poll_next(cx));
-        let next = async { next.await.transpose() };
+    pub(super) async fn chunk(&mut self, body: &mut BodyStream, first: bool) -> Result<Option<Bytes>, Box<Failure>> {
         if first {
-            within(self.first_byte, Phase::FirstByte, self.patience, next).await
-        } else {
-            within(clock::now() + self.idle, Phase::Idle, self.idle, next).await
+            let next = std::future::poll_fn(|cx| body.as_mut().poll_next(cx));
+            let next = async { next.await.transpose() };
+            return within(self.first_byte, Phase::FirstByte, self.patience, next).await;
         }
+        let late = clock::now() + self.idle;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(chunk) = body.as_mut().poll_next(cx) {
+                return Poll::Ready(chunk.transpose().map_err(|error| Box::new(unanswered(error))));
+            }
+            loop {
+                let silence = self.silence.get_or_insert_with(|| Box::pin(clock::until(late)));
+                ready!(silence.as_mut().poll(cx));
+                self.silence = None;
+                if clock::now() >= late {
+                    return Poll::Ready(Err(Box::new(timeout(Phase::Idle, self.idle))));
+                }
+            }
+        })
+        .await
     }
 
     /// How long the other side may keep still.
@@ -167,7 +182,7 @@ async fn collect(
     mut body: BodyStream,
     most: usize,
     headers: &Headers,
-    reading: Reading,
+    mut reading: Reading,
 ) -> Result<Bytes, Box<Failure>> {
     let too_large = || {
         let message = format!("the answer is larger than {most} bytes (max_answer)");
