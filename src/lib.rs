@@ -1,4 +1,52 @@
 //! forebay: calls to AI APIs that wait their turn instead of failing.
+//!
+//! A *dispatcher* actor holds the rate-limit budget of every upstream account and routes calls to a supervised pool of
+//! *request actors* that restart on failure; retry backoff is scheduled as delayed self-messages. Every clause of that
+//! sentence is a file:
+//!
+//! | clause | where |
+//! |---|---|
+//! | dispatcher actor | `dispatcher/actor.rs`, a thin shell round `dispatcher/switchboard.rs` |
+//! | rate-limit budget | `dispatcher/budget.rs` with `window.rs` (never more in a minute) and `pace.rs` (never all at once) |
+//! | routes calls | `dispatcher/lane.rs` (an upstream with its accounts), `line.rs` (who is next), `config/serves.rs` |
+//! | supervised pool | `pool/supervisor.rs`, `pool/restart.rs` |
+//! | request actors | `pool/request_actor.rs`: one attempt at a time, run by `exchange.rs`, streams passed on by `relay.rs` |
+//! | retry backoff | `dispatcher/retry.rs`, what is retried at all in `providers/classify.rs` |
+//! | delayed self-messages | `dispatcher/timers.rs`: all of them in order, one timer armed |
+//!
+//! # The walk of one call
+//!
+//! ```text
+//! caller -> gateway/calls     reads only what routing needs, keeps the bytes
+//!   Submit                    handle -> dispatcher: ledger, line; refused at once when it cannot have its turn in time
+//!          pump               while a slot is idle, the first in line whose account may go: budget.reserve
+//!   RunAttempt                dispatcher -> request actor, one on the caller's own thread when there is a choice
+//!          encode, transport, classify; a stream's bytes go straight to the caller
+//!   Opened, Attempted         request actor -> dispatcher: budget.settle, retry.judge -> outcome | again | give up
+//!   RetryDue                  dispatcher -> itself, later
+//! outcome                     exactly one for each call
+//! ```
+//!
+//! Imports run downwards only: `clock messages` < `config telemetry` < `providers` < `dispatcher | pool` < `system` <
+//! `gateway cli simulator`. The dispatcher and the pool never import each other: they meet in `messages` and are wired
+//! in `system`. Policy is plain Rust that is told the time and handed the dice; actors are thin.
+//!
+//! # Embedding
+//!
+//! ```no_run
+//! use forebay::{Config, Forebay, Request};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let forebay = Forebay::start(Config::load()?).await?;
+//! let messages = serde_json::json!([{"role": "user", "content": "hello"}]);
+//! let answer = forebay.call(Request::chat("gpt-4o-mini", &messages)).await?;
+//! let mut events = forebay.stream(Request::chat("gpt-4o-mini", &messages)).await?;
+//! while let Some(event) = events.next().await {
+//!     println!("{}", event?.data);
+//! }
+//! forebay.shutdown(std::time::Duration::from_secs(30)).await;
+//! # Ok(())
+//! # }
+//! ```
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
@@ -23,8 +71,8 @@ pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
     Account, AccountId, Answer, AnswerBody, Body, BudgetView, Call, CallId, Cancel, Endpoint, Error, ErrorKind,
-    Failure, FailureKind, Headers, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent,
+    Failure, FailureKind, Headers, Health, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent,
     StreamBody, Timeouts, Upstream, UpstreamKind, Usage, UsageAsk,
 };
 pub use pool::transport;
-pub use system::{Builder, Event, Events, Forebay};
+pub use system::{Builder, Event, Events, Forebay, Model};

@@ -315,6 +315,24 @@ fn retries_over_the_retry_budget_wait_and_end_when_the_upstream_answers_nothing(
 }
 
 #[test]
+fn repeats_of_what_was_maybe_sent_are_counted_apart_from_those_that_surely_were_not() {
+    in_virtual_time(async {
+        let fails = |kind, sent| gives(move || Err(TransportError::new(kind, sent, "scripted")));
+        let scenes = vec![
+            fails(FailureKind::Unreachable, Sent::No),
+            fails(FailureKind::Cut, Sent::Maybe),
+            fails(FailureKind::Unreachable, Sent::No),
+            gives(|| Ok(Scripted::json(500, "{}"))),
+        ];
+        let script = Script::new(scenes, || gives(|| Ok(Scripted::json(200, good("ok")))));
+        let forebay = script.start(config("")).await;
+        forebay.call(chat("hello")).await.expect("answered");
+        let health = forebay.health().await.expect("it answers");
+        assert_eq!((health.repeats_maybe_billed, health.waiting, health.in_flight), (1, 0, 0));
+    });
+}
+
+#[test]
 fn after_a_hold_the_account_is_released_paced() {
     in_virtual_time(async {
         let refuse = gives(|| Ok(Scripted::with(Scripted::json(429, "{}"), "retry-after", "10")));
@@ -328,6 +346,51 @@ fn after_a_hold_the_account_is_released_paced() {
         assert_eq!(held, 0, "nothing goes while the hold lasts");
         let at_once = times.iter().filter(|at| **at >= released && **at < released + s(0.05)).count();
         assert!(at_once <= 10, "at most a second's worth: {at_once}");
+    });
+}
+
+#[test]
+fn a_limit_that_nobody_configured_costs_time_and_a_few_refusals_but_no_call() {
+    in_virtual_time(async {
+        // Twenty a second, a second's worth at once; refused calls are told when to come again.
+        let bucket = std::sync::Arc::new(std::sync::Mutex::new((20.0_f64, clock::now())));
+        let refused = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let count = refused.clone();
+        let script = Script::new(vec![], move || {
+            let (bucket, count) = (bucket.clone(), count.clone());
+            Box::new(move |_| {
+                Box::pin(async move {
+                    {
+                        let mut bucket = bucket.lock().expect("no panic while held");
+                        let now = clock::now();
+                        bucket.0 = (bucket.0 + 20.0 * (now - bucket.1).as_secs_f64()).min(20.0);
+                        bucket.1 = now;
+                        if bucket.0 < 1.0 {
+                            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                            return Ok(Scripted::with(Scripted::json(429, "{}"), "retry-after", "1"));
+                        }
+                        bucket.0 -= 1.0;
+                    }
+                    clock::until(clock::now() + s(0.15)).await;
+                    Ok(Scripted::json(200, good("ok")))
+                })
+            })
+        });
+        let forebay = script.start(config("")).await;
+        let start = clock::now();
+        let callers = (0..50).map(|_| {
+            let forebay = forebay.clone();
+            async move {
+                for n in 0..20 {
+                    forebay.call(chat(&n.to_string())).await.expect("nothing is lost");
+                }
+            }
+        });
+        join_all(callers).await;
+        let took = (clock::now() - start).as_secs_f64();
+        let refused = refused.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(took < 1.3 * 1_000.0 / 20.0, "{took} s, {refused} refused");
+        assert!(refused < 300, "{took} s, {refused} refused");
     });
 }
 
@@ -371,8 +434,7 @@ fn run_of(seed: u64) -> Vec<(u128, String)> {
             let forebay::AnswerBody::Whole(body) = answer.body else { panic!("a whole answer") };
             assert!(String::from_utf8_lossy(&body).contains(&format!("prompt {n}\\")), "each gets its own answer");
         }
-        let entries = log.lock().expect("no panic while held").clone();
-        entries
+        log.lock().expect("no panic while held").clone()
     })
 }
 

@@ -1,6 +1,7 @@
 //! The command line: one file a command. This file knows what commands there are and what their exit codes mean.
 
 mod check;
+mod demo;
 mod serve;
 mod simulate;
 
@@ -26,6 +27,8 @@ enum Command {
     Serve(Configuration),
     /// Validate the configuration; print the one in force and who serves which model
     Check(Configuration),
+    /// Show what a flaky provider does to 50 callers: naive ones, careful ones, and those behind forebay
+    Demo(demo::DemoArgs),
     /// Run a fault-injecting OpenAI-compatible provider, for anyone's tests
     Simulate(Box<simulate::SimulateArgs>),
 }
@@ -51,6 +54,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         Command::Serve(configuration) => serve::run(&configuration),
         Command::Check(configuration) => check::run(&configuration),
+        Command::Demo(args) => demo::run(&args),
         Command::Simulate(args) => simulate::run(*args),
     }
 }

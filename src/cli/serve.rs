@@ -81,8 +81,15 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf]) -> Resu
     telemetry::gateway::started(addr, upstreams, threads);
     // For whoever started us, scripts included: one line, whatever the log's level and form.
     let _ = writeln!(std::io::stdout(), "listening on http://{addr}");
-    while signals.next().await == Signal::Reload {
-        reload(&forebay, files);
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => match signal {
+                Signal::Reload => reload(&forebay, files),
+                Signal::Stop => break,
+            },
+            () = forebay.failed() => return Err("the system keeps crashing; see the log".to_owned()),
+        }
     }
     let ending = async {
         end(&forebay, gateway).await;

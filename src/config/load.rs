@@ -12,27 +12,18 @@ use std::path::{Path, PathBuf};
 use config::{FileFormat, Format, Map, Value, ValueKind};
 
 use super::check::Problem;
-use super::environment::{self, Variable};
+use super::environment;
 use super::section::Walk;
-use super::{Config, Problems, effective, schema};
+use super::{Config, Problems, effective, presets, schema};
 
 /// The origin of what nobody said.
 pub(super) const DEFAULTS: &str = "default";
 
 const DEFAULT_TOML: &str = include_str!("../../config/default.toml");
 const UPSTREAM_TOML: &str = include_str!("../../config/upstream.toml");
-const PRESETS_TOML: &str = include_str!("../../config/presets.toml");
 
 /// Files that are read where they exist.
 const WELL_KNOWN: [&str; 2] = ["/etc/forebay/forebay.toml", "./forebay.toml"];
-
-/// Each preset upstream and the variable that brings it; the order in which a message names them.
-const PRESETS: [(&str, &str); 4] = [
-    ("openai", "OPENAI_API_KEY"),
-    ("anthropic", "ANTHROPIC_API_KEY"),
-    ("gemini", "GEMINI_API_KEY"),
-    ("holysheep", "HOLYSHEEP_API_KEY"),
-];
 
 /// Where a configuration is read from. Debug shows no values.
 #[derive(Clone, Default)]
@@ -139,7 +130,7 @@ impl Input {
 }
 
 /// Parses TOML; every value in it remembers `origin`.
-fn parse(origin: &str, text: &str) -> Result<Value, Problem> {
+pub(super) fn parse(origin: &str, text: &str) -> Result<Value, Problem> {
     let origin = origin.to_owned();
     match FileFormat::Toml.parse(Some(&origin), text) {
         Ok(table) => Ok(Value::new(Some(&origin), table)),
@@ -200,40 +191,6 @@ fn tables_in<'a>(tree: &'a mut Value, section: &str) -> impl Iterator<Item = &'a
     tables.into_iter().flatten().filter(|value| matches!(value.kind, ValueKind::Table(_)))
 }
 
-/// The presets whose variable is set, unless an upstream is configured. Variables that only adjust such a preset
-/// configure none.
-fn presets(
-    files: &[Value],
-    variables: &[Variable],
-    environment: &BTreeMap<String, OsString>,
-) -> Result<Value, Problem> {
-    let found = |name: &str| {
-        let preset = PRESETS.iter().find(|(preset, _)| *preset == name);
-        preset.is_some_and(|(_, variable)| environment.get(*variable).is_some_and(|key| !key.is_empty()))
-    };
-    let in_files = files.iter().any(|file| match &file.kind {
-        ValueKind::Table(root) => root.get("upstreams").is_some_and(|value| !is_empty(value)),
-        _ => false,
-    });
-    let of_their_own = variables.iter().filter_map(Variable::upstream).any(|name| !found(&name));
-    let mut upstreams = Map::new();
-    if !in_files && !of_their_own {
-        for (name, variable) in PRESETS.into_iter().filter(|(name, _)| found(name)) {
-            // Parsed once for each, so that its values' origin is its own variable.
-            if let ValueKind::Table(mut all) = parse(variable, PRESETS_TOML)?.kind
-                && let Some(preset) = all.remove(name)
-            {
-                upstreams.insert(name.to_owned(), preset);
-            }
-        }
-    }
-    let mut root = Map::new();
-    if !upstreams.is_empty() {
-        root.insert("upstreams".to_owned(), Value::from(upstreams));
-    }
-    Ok(Value::from(root))
-}
-
 /// All layers in one tree; what cannot be read is left out and reported.
 fn tree(sources: &Sources, problems: &mut Vec<Problem>) -> Result<Value, Problem> {
     let mut files = Vec::new();
@@ -243,24 +200,31 @@ fn tree(sources: &Sources, problems: &mut Vec<Problem>) -> Result<Value, Problem
             Err(problem) => problems.push(problem),
         }
     }
-    let mut tree = parse(DEFAULTS, DEFAULT_TOML)?;
+    let mut told = Value::from(Map::<String, Value>::new());
     let mut variables = Vec::new();
     if sources.layers_environment {
         variables = environment::layer(&sources.variables, problems);
-        merge(&mut tree, &presets(&files, &variables, &sources.variables)?);
+        merge(&mut told, &presets::found(&files, &variables, &sources.variables)?);
     }
     for file in &files {
-        merge(&mut tree, file);
+        merge(&mut told, file);
     }
     for variable in &variables {
-        variable.apply(&mut tree);
+        variable.apply(&mut told);
     }
     let upstream_defaults = parse(DEFAULTS, UPSTREAM_TOML)?;
-    for upstream in tables_in(&mut tree, "upstreams") {
-        let told = std::mem::replace(upstream, upstream_defaults.clone());
-        merge(upstream, &told);
+    for upstream in tables_in(&mut told, "upstreams") {
+        lay_under(upstream, &upstream_defaults);
     }
-    Ok(tree)
+    lay_under(&mut told, &parse(DEFAULTS, DEFAULT_TOML)?);
+    Ok(told)
+}
+
+/// Fills in what `told` leaves out. Last of all, so that every section that is one is whole, even where a lower layer
+/// had something else in its place.
+fn lay_under(told: &mut Value, defaults: &Value) {
+    let above = std::mem::replace(told, defaults.clone());
+    merge(told, &above);
 }
 
 impl Config {
@@ -290,8 +254,200 @@ impl Config {
     }
 }
 
-/// The variables that bring a preset, as a message names them.
-pub(super) fn preset_variables() -> String {
-    let [first @ .., (_, last)] = PRESETS;
-    format!("{} or {last}", first.map(|(_, variable)| variable).join(", "))
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const UPSTREAM: &str = "[upstreams.a]\nbase_url = \"http://a\"\nmodels = [\"m\"]\n";
+
+    fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, OsString> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), OsString::from(value))).collect()
+    }
+
+    /// A directory with these files, and them as sources, in order.
+    fn files(texts: &[&str]) -> (tempfile::TempDir, Sources) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let sources = texts.iter().enumerate().fold(Sources::none(), |sources, (n, text)| {
+            let path = dir.path().join(format!("{n}.toml"));
+            fs::write(&path, text).expect("written");
+            sources.file(path)
+        });
+        (dir, sources)
+    }
+
+    fn lines(sources: &Sources) -> Vec<String> {
+        Config::from_sources(sources).expect_err("problems").iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_default_is_there_and_in_force() {
+        let config = Config::from_toml(UPSTREAM).expect("valid");
+        let mut keys = 0;
+        for (section, text) in [(None, DEFAULT_TOML), (Some("a"), UPSTREAM_TOML)] {
+            let root = FileFormat::Toml.parse(None, text).expect("valid TOML");
+            for (name, value) in root.iter().filter(|(name, _)| !["store", "jobs"].contains(&name.as_str())) {
+                let in_section = value.clone().into_table().unwrap_or_default();
+                let dotted: Vec<_> = match section {
+                    Some(upstream) => vec![format!("upstreams.{upstream}.{name}")],
+                    None => in_section.keys().map(|key| format!("{name}.{key}")).collect(),
+                };
+                for key in dotted {
+                    assert!(config.effective.iter().any(|(effective, _)| *effective == key), "{key}");
+                    keys += 1;
+                }
+            }
+        }
+        assert!(keys > 20);
+        assert_eq!(config.queue.capacity, 10_000);
+        assert_eq!(config.upstreams["a"].upstream.timeouts.answer.as_secs(), 600);
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn sections_not_in_force_have_defaults_that_pass_their_own_check() {
+        let text = format!("{UPSTREAM}[store]\n[jobs]\n");
+        let config = Config::from_toml(&text).expect("valid");
+        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    }
+
+    #[test]
+    fn later_files_win_key_by_key_and_the_environment_wins_over_all() {
+        let (_dir, sources) = files(&[
+            &format!("{UPSTREAM}[queue]\ncapacity = 1\nmax_bytes = \"1KiB\"\n[retry]\nmax_attempts = 7"),
+            "[queue]\ncapacity = 2\nmax_bytes = \"2KiB\"",
+        ]);
+        let config = Config::from_sources(&sources.environment(variables(&[("FOREBAY__QUEUE__CAPACITY", "3")])));
+        let config = config.expect("valid");
+        assert_eq!((config.queue.capacity, config.queue.max_bytes, config.retry_of("a").max_attempts), (3, 2048, 7));
+    }
+
+    impl Config {
+        fn retry_of(&self, upstream: &str) -> crate::config::Retry {
+            self.upstreams[upstream].retry
+        }
+    }
+
+    #[test]
+    fn an_upstream_overrides_retry_key_by_key() {
+        let text =
+            format!("{UPSTREAM}[upstreams.a.retry]\nbase_delay = \"2s\"\n[retry]\nmax_attempts = 9\nmultiplier = 3");
+        let retry = Config::from_toml(&text).expect("valid").retry_of("a");
+        assert_eq!((retry.base_delay.as_secs(), retry.max_attempts, retry.max_delay.as_secs()), (2, 9, 60));
+        assert!((retry.multiplier - 3.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_section_that_a_lower_layer_broke_is_whole_again_when_a_higher_one_mends_it() {
+        let (_dir, sources) = files(&[&format!("queue = 5\n{UPSTREAM}"), "[queue]\ncapacity = 2"]);
+        let config = Config::from_sources(&sources).expect("valid");
+        assert_eq!((config.queue.capacity, config.queue.max_bytes), (2, 1 << 30));
+    }
+
+    #[test]
+    fn names_with_dots_and_slashes_are_names() {
+        let text = format!(
+            "{UPSTREAM}[upstreams.a.prices.\"gpt-4.1\"]\ninput = 1\n[routes.\"my/smart.one\"]\ntargets = [\"a/x.y/z\"]\n"
+        );
+        let config = Config::from_toml(&text).expect("valid");
+        assert_eq!(config.targets("my/smart.one"), [("a".into(), "x.y/z".into())]);
+        assert!(config.effective.iter().any(|(key, _)| key == "upstreams.a.prices.\"gpt-4.1\".input"));
+        let lines = lines(&Sources::text(&format!("{UPSTREAM}[\"server.listen\"]\n")));
+        assert!(lines[0].contains("unknown section"), "{lines:?}");
+    }
+
+    #[test]
+    fn variables_reach_every_type_and_every_name() {
+        let (_dir, sources) = files(&[&format!(
+            "{UPSTREAM}[upstreams.a.prices.\"gpt-4.1\"]\ninput = 1\n[routes.Smart_1]\ntargets = [\"a/x\"]\n"
+        )]);
+        let config = Config::from_sources(&sources.environment(variables(&[
+            ("FOREBAY__SERVER__LISTEN", "127.0.0.1:1"),
+            ("FOREBAY__SERVER__ALLOW_ANONYMOUS", "true"),
+            ("FOREBAY__SERVER__ORIGINS", "http://a.com, http://b.com"),
+            ("FOREBAY__SERVER__MAX_BODY", "1024"),
+            ("FOREBAY__RETRY__MULTIPLIER", "3"),
+            ("FOREBAY__UPSTREAMS__MY_VLLM__BASE_URL", "http://vllm:8000/v1"),
+            ("FOREBAY__UPSTREAMS__MY_VLLM__MODELS", "a,b*"),
+            ("FOREBAY__UPSTREAMS__MY_VLLM__API_KEYS", "0123456789,env:KEY"),
+            ("FOREBAY__UPSTREAMS__MY_VLLM__HEADERS__X_TEAM", "ml"),
+            ("FOREBAY__UPSTREAMS__A__PRICES__GPT_4_1__INPUT", "2.5"),
+            ("FOREBAY__ROUTES__SMART_1__TARGETS", "my-vllm/a,a/m"),
+            ("FOREBAY__TENANTS__BATCH_TEAM__KEY", "007"),
+            ("KEY", "from-variable"),
+        ])));
+        let config = config.expect("valid");
+        assert!(config.server.allow_anonymous);
+        assert_eq!(config.server.origins.len(), 2);
+        assert_eq!(config.server.max_body, 1024);
+        let vllm = &config.upstreams["my-vllm"];
+        let keys: Vec<_> =
+            vllm.accounts.iter().filter_map(|account| account.key.as_ref()).map(|key| key.expose()).collect();
+        assert_eq!(keys, ["0123456789", "from-variable"]);
+        assert_eq!(vllm.models, ["a", "b*"]);
+        assert_eq!(vllm.upstream.headers.get("x-team"), Some("ml"));
+        assert!(config.effective.contains(&("upstreams.a.prices.\"gpt-4.1\".input".into(), "2.5".into())));
+        assert_eq!(config.targets("Smart_1").len(), 2);
+        assert_eq!(config.tenants["batch-team"].key.expose(), "007");
+    }
+
+    #[test]
+    fn a_problem_in_a_variable_names_the_variable() {
+        let (_dir, sources) = files(&[UPSTREAM]);
+        let lines = lines(&sources.environment(variables(&[
+            ("FOREBAY__QUEUE__CAPACITY", "many"),
+            ("FOREBAY__SERVER__LISTENN", "x"),
+            ("FOREBAY__POOL", "x"),
+            ("FOREBAY__POOL__THREADS", "2"),
+        ])));
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(lines.iter().any(|line| line.starts_with("FOREBAY__QUEUE__CAPACITY: [queue] capacity: ")));
+        assert!(lines.iter().any(|line| line.contains("[server] LISTENN") || line.contains("[server] listenn")));
+        assert!(lines.iter().any(|line| line.starts_with("FOREBAY__POOL: [pool]: must be a section")));
+    }
+
+    #[test]
+    fn a_well_known_file_may_be_missing_and_one_asked_for_may_not() {
+        let (dir, sources) = files(&[UPSTREAM]);
+        let missing = dir.path().join("missing.toml");
+        assert!(Config::from_sources(&sources.clone().well_known(&missing)).is_ok());
+        let lines = lines(&sources.file(&missing));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].contains("does not exist"), "{lines:?}");
+    }
+
+    #[test]
+    fn every_file_that_is_not_toml_is_reported_with_its_place_and_without_its_text() {
+        let (_dir, sources) = files(&["[server]\nlisten = \"x", "a = sk-secret-1\n", "[queue]\ncapacity = 0\n"]);
+        let lines = lines(&sources);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert!(
+            lines[0].contains("0.toml: line 2, column") && lines[1].contains("1.toml: line 1, column 5"),
+            "{lines:?}"
+        );
+        assert!(lines[2].contains("[queue] capacity"), "{lines:?}");
+        assert!(!lines.concat().contains("sk-secret"));
+    }
+
+    #[test]
+    fn text_alone_takes_keys_from_the_process_and_nothing_else() {
+        // Cargo sets this one for every test it runs.
+        let config = Config::from_toml(&UPSTREAM.replace("models", "api_keys = [\"env:CARGO_PKG_NAME\"]\nmodels"));
+        let key = config.expect("valid").upstreams["a"].accounts[0].key.clone();
+        assert_eq!(key.map(|key| key.expose().to_owned()), std::env::var("CARGO_PKG_NAME").ok());
+    }
+
+    #[test]
+    fn nothing_that_is_printed_or_debugged_holds_a_secret() {
+        let text = format!(
+            "{}\n[server]\nadmin_key = \"hunter2-admin\"\n[tenants.t]\nkey = \"hunter2-tenant\"\n\
+             [store]\nurl = \"postgres://u:hunter2-db@h/d\"\n[upstreams.a.headers]\nx-secret = \"hunter2-header\"\n",
+            UPSTREAM.replace("models", "api_keys = [\"hunter2-key\"]\nmodels")
+        );
+        let config = Config::from_toml(&text).expect("valid");
+        let sources = Sources::text(&text).environment(variables(&[("A", "hunter2")]));
+        assert!(!format!("{config:?}{}{sources:?}", config.effective_toml).contains("hunter2"));
+        assert_eq!(config.effective_toml.matches("***").count(), 5);
+    }
 }

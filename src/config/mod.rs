@@ -9,6 +9,7 @@ mod check;
 mod effective;
 mod environment;
 mod load;
+mod presets;
 mod raw;
 mod schema;
 mod secret;
@@ -29,6 +30,9 @@ pub use check::{Problem, Problems};
 pub use load::Sources;
 pub use units::{parse_duration, parse_size};
 
+/// Where a call may go: an upstream's name, and that upstream's name for the model.
+pub type Target = (Arc<str>, Arc<str>);
+
 /// A checked configuration. Debug shows no secrets.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -43,8 +47,8 @@ pub struct Config {
     pub log: Log,
     /// `[upstreams.NAME]`, by name.
     pub upstreams: BTreeMap<Arc<str>, UpstreamSection>,
-    /// `[routes."NAME"]`: targets as (upstream, model), in order.
-    pub routes: BTreeMap<String, Vec<(Arc<str>, Arc<str>)>>,
+    /// `[routes."NAME"]`: targets in order.
+    pub routes: BTreeMap<String, Vec<Target>>,
     /// `[tenants.NAME]`, by name.
     pub tenants: BTreeMap<Arc<str>, Tenant>,
     /// What is allowed but worth a line: a section not in force yet, a variable that sets nothing.

@@ -87,7 +87,6 @@ impl Raw for f64 {
         match kind {
             ValueKind::Float(number) => Some(*number),
             // Whole numbers are numbers; every one anybody writes is exact.
-            #[expect(clippy::cast_precision_loss)]
             ValueKind::I64(number) => Some(*number as Self),
             _ => None,
         }

@@ -5,11 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::load::{DEFAULTS, preset_variables};
+use super::load::DEFAULTS;
 use super::raw::{Quiet, Raw};
 use super::secret::check_key;
 use super::section::Section;
-use super::{Config, Jitter, Log, LogFormat, Pool, Queue, Retry, Server, Tenant, upstreams, values};
+use super::{Config, Jitter, Log, LogFormat, Pool, Queue, Retry, Server, Tenant, presets, upstreams, values};
 use crate::messages::Secret;
 
 /// What stands in for a retry policy until a file, at least the built-in one, has said its own.
@@ -142,7 +142,7 @@ fn no_upstream(file: &Section<'_>) {
         DEFAULTS => "configuration",
         origin => origin,
     };
-    let variables = preset_variables();
+    let variables = presets::variables();
     let message = format!(
         "no upstream is configured; add [upstreams.NAME] with base_url, api_keys and models, or set {variables}"
     );

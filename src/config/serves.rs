@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Config, UpstreamSection};
+use super::{Config, Target, UpstreamSection};
 use crate::messages::UpstreamKind;
 
 /// Whether calls can be sent to upstreams of this kind already.
@@ -12,11 +12,11 @@ pub(crate) fn is_in_force(kind: UpstreamKind) -> bool {
 }
 
 impl Config {
-    /// Who serves `model`, as (upstream, its name for the model), to be tried in order; empty when nobody does.
+    /// Who serves `model`, to be tried in order; empty when nobody does.
     ///
     /// The first of these ranks that has anyone: a route of that name; `UPSTREAM/MODEL` of a known upstream; the exact
     /// name in `models`; the longest pattern. Several upstreams at one rank come in alphabetical order.
-    pub fn targets(&self, model: &str) -> Vec<(Arc<str>, Arc<str>)> {
+    pub fn targets(&self, model: &str) -> Vec<Target> {
         if let Some(targets) = self.routes.get(model) {
             let is_usable = |name: &str| self.upstreams.get(name).is_some_and(UpstreamSection::is_usable);
             return targets.iter().filter(|(name, _)| is_usable(name)).cloned().collect();
@@ -58,7 +58,7 @@ impl Config {
     }
 
     /// Every pattern with the upstreams that serve it, sorted.
-    pub(crate) fn patterns(&self) -> BTreeMap<&str, Vec<&str>> {
+    pub fn patterns(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut patterns: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (name, upstream) in self.usable() {
             for pattern in upstream.models.iter().filter(|entry| entry.ends_with('*')) {

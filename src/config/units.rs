@@ -42,7 +42,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     let nanos = scaled(text, &TIMES).ok_or(FORM)?;
     let duration = u64::try_from(nanos).map(Duration::from_nanos).unwrap_or(Duration::MAX);
     if duration < SHORTEST {
-        return Err("is shorter than 1ms; write at least \"1ms\" (0 never means unlimited)".into());
+        return Err("is shorter than 1ms; write at least \"1ms\", or leave it out (0 never means unlimited)".into());
     }
     if duration > LONGEST {
         return Err("is longer than 365d; write at most \"365d\"".into());
@@ -59,7 +59,7 @@ pub fn parse_size(text: &str) -> Result<usize, String> {
     const FORM: &str = "is not a size; write bytes or digits and KiB, MiB, GiB, KB, MB or GB, such as \"16MiB\"";
     let bytes = scaled(text, &SIZES).ok_or(FORM)?;
     if bytes == 0 {
-        return Err("must be at least 1 byte (0 never means unlimited)".into());
+        return Err("is less than 1 byte; write a size, or leave the key out (0 never means unlimited)".into());
     }
     usize::try_from(bytes).map_err(|_| "is more than this machine can address; write a smaller size".into())
 }

@@ -8,7 +8,7 @@ use http::header::HeaderValue;
 use super::secret::check_key;
 use super::section::Section;
 use super::serves::is_in_force;
-use super::{Limits, Retry, UpstreamSection, schema, values};
+use super::{Limits, Retry, Target, UpstreamSection, schema, values};
 use crate::messages::{Account, AccountId, Headers, Timeouts, Upstream, UpstreamKind};
 
 const KINDS: [(&str, UpstreamKind); 3] =
@@ -25,7 +25,7 @@ fn upstream(name: &str, section: &mut Section<'_>, retries: Retry) -> UpstreamSe
     let kind_origin = section.origin_of("kind");
     let kind = section.get("kind", values::choice(&KINDS)).unwrap_or(UpstreamKind::OpenAi);
     if !is_in_force(kind) {
-        section.warn("kind", kind_origin, "is not in force yet for this kind: nothing is sent there");
+        section.warn("kind", kind_origin, "is not in force yet: nothing is sent to this upstream");
     }
     let base_url =
         section.need("base_url", "base_url = \"https://…\", such as \"https://api.openai.com/v1\"", values::base_url);
@@ -106,7 +106,7 @@ fn headers(section: &mut Section<'_>) -> Headers {
 }
 
 /// Reads `[routes]`; `upstreams` are the names a target may have.
-pub(super) fn read_routes(all: &mut Section<'_>, upstreams: &[&str]) -> BTreeMap<String, Vec<(Arc<str>, Arc<str>)>> {
+pub(super) fn read_routes(all: &mut Section<'_>, upstreams: &[&str]) -> BTreeMap<String, Vec<Target>> {
     let routes = all.each(|name, section| {
         if let Some(fault) = route_fault(name, upstreams) {
             section.problem_here(fault);
@@ -135,8 +135,8 @@ fn route_fault(name: &str, upstreams: &[&str]) -> Option<String> {
     })
 }
 
-fn targets(entries: &[String], upstreams: &[&str], is_complete: bool) -> Result<Vec<(Arc<str>, Arc<str>)>, String> {
-    let mut targets: Vec<(Arc<str>, Arc<str>)> = Vec::new();
+fn targets(entries: &[String], upstreams: &[&str], is_complete: bool) -> Result<Vec<Target>, String> {
+    let mut targets: Vec<Target> = Vec::new();
     for (n, entry) in entries.iter().enumerate() {
         let wrong = |fault: String| format!("entry {} {entry:?} {fault}", n + 1);
         let (upstream, model) =

@@ -13,7 +13,6 @@ use super::raw::{Quiet, Scalar};
 use super::units::{parse_duration, parse_size};
 
 /// Takes the value as it is.
-#[expect(clippy::unnecessary_wraps, reason = "stands where a check is asked for")]
 pub(super) fn any<T>(value: T) -> Result<T, String> {
     Ok(value)
 }
@@ -281,4 +280,137 @@ pub(super) fn check_header_value(value: &str) -> Result<(), String> {
     HeaderValue::from_str(value)
         .map(drop)
         .map_err(|_| "holds a line break or other character that no header may have; remove it".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all<T>(read: impl Fn(&str) -> Result<T, String>, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert!(read(text).is_ok(), "{text:?} is good");
+        }
+        for text in bad {
+            assert!(read(text).is_err_and(|e| e.contains([';', ','])), "{text:?} is bad, and the fix is named");
+        }
+    }
+
+    #[test]
+    fn an_upstream_address_has_a_host_and_nothing_that_a_path_cannot_follow() {
+        all(
+            |text| base_url(Quiet(text.to_owned())),
+            &[
+                "http://h",
+                "https://api.openai.com/v1",
+                "http://127.0.0.1:8000/v1/",
+                "http://[::1]:80",
+                "https://h/a/b//",
+            ],
+            &[
+                "",
+                "h",
+                "h/v1",
+                "ftp://h",
+                "HTTP://h",
+                "http://",
+                "http:///v1",
+                "http://:80",
+                "https://u:p@h/v1",
+                "https://h/v1?k=v",
+                "https://h#f",
+                "https://h:/v1",
+                "https://h:99999",
+                "https://h:0",
+                "https://h:x",
+                "https://a b/",
+                "https://h/\u{e9}",
+                "https://h/\n",
+            ],
+        );
+        let trimmed = base_url(Quiet("https://h/v1//".into()));
+        assert_eq!(trimmed.as_deref(), Ok("https://h/v1"));
+        let secret = base_url(Quiet("https://user:hunter2@h/v1".into()));
+        assert!(secret.is_err_and(|e| !e.contains("hunter2")));
+    }
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        all(
+            |text| origins(vec![text.to_owned()]),
+            &["http://localhost:3000", "https://app.example.com", "http://[::1]:8000", "chrome-extension://abcdef"],
+            &[
+                "",
+                "*",
+                "null",
+                "localhost",
+                "https://",
+                "https://a.com/",
+                "https://a.com/x",
+                "https://*.a.com",
+                "https://A.com",
+                "https://a.com:443",
+                "http://a.com:80",
+                "http://a.com:",
+                "http://a.com:x",
+                "http://u@a.com",
+                "://a",
+                "https://a b",
+            ],
+        );
+    }
+
+    #[test]
+    fn model_entries_are_names_or_patterns_and_never_twice() {
+        all(
+            |text| models(text.split('|').map(str::to_owned).collect()),
+            &["gpt-4o", "gpt-*|gpt-4o|*", "vendor/model:tag@1.0"],
+            &["", "a b", "*-mini", "a**", "a*b", "a|a", "a\t"],
+        );
+        assert!(models(Vec::new()).is_err());
+    }
+
+    #[test]
+    fn log_levels_are_known_words() {
+        all(
+            |text| log_level(text.to_owned()),
+            &["info", "WARN", "info,forebay=debug", "off"],
+            &["", "infoo", "loud", "info,forebay=x"],
+        );
+    }
+
+    #[test]
+    fn headers_that_forebay_sets_cannot_be_configured() {
+        assert!(
+            header_name("x-team").is_ok() && header_name("OpenAI-Project").is_ok() && header_name("api-key").is_ok()
+        );
+        for name in ["", "a b", "a:b", "Authorization", "host", "Content-Length", "transfer-encoding", "Cookie", "é"] {
+            assert!(header_name(name).is_err(), "{name}");
+        }
+        assert!(check_header_value("two words").is_ok() && check_header_value("a\r\nb: c").is_err());
+    }
+
+    #[test]
+    fn numbers_have_their_ranges() {
+        assert_eq!(count::<u32>(1), Ok(1));
+        assert!(count::<u32>(0).is_err_and(|e| e.contains("leave the key out")));
+        assert!(count::<u32>(-1).is_err() && count::<u32>(i64::MAX).is_err());
+        assert!(multiplier(1.0).is_ok() && multiplier(0.99).is_err());
+        assert!(share(0.0).is_ok() && share(1.0).is_ok() && share(1.1).is_err() && share(-0.1).is_err());
+        assert!(threads(0).is_ok() && threads(-1).is_err() && threads(5000).is_err());
+        for read in [multiplier, share, price, weight] {
+            assert!(read(f64::NAN).is_err() && read(f64::INFINITY).is_err());
+        }
+    }
+
+    #[test]
+    fn names_are_lower_case_and_a_better_one_is_suggested() {
+        assert!(is_name("my-vllm-2") && !is_name("") && !is_name("My_vLLM") && !is_name("é"));
+        assert!(["My_vLLM", "", "a.b", "é"].iter().all(|name| is_name(&as_name(name))));
+    }
+
+    #[test]
+    fn a_webhook_secret_is_not_repeated_when_it_is_wrong() {
+        assert!(webhook_secret("whsec_abc").is_ok());
+        assert!(webhook_secret("hunter2").is_err_and(|e| !e.contains("hunter2")));
+    }
 }

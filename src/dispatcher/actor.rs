@@ -14,12 +14,13 @@ use actix::prelude::*;
 use tokio::sync::oneshot;
 
 use super::admission::{Admission, Admitted};
+use super::legacy::Legacy;
 use super::switchboard::{Order, Switchboard};
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
-    Abort, AskHealth, Attempted, Call, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, NeedSlots, Opened,
-    Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Stop,
+    Abort, AskHealth, Attempted, Call, CallId, Cancel, DeathWatch, Drain, EndAll, Error, ErrorKind, Health, NeedSlots,
+    Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Stop,
 };
 
 /// Handle to dispatcher: a call whose body has been admitted already.
@@ -58,16 +59,47 @@ pub struct Dispatcher {
     pool: Option<Recipient<NeedSlots>>,
     /// The one armed timer: when, and its handle.
     armed: Option<(Instant, SpawnHandle)>,
+    legacy: Legacy,
+    _watch: DeathWatch,
+    /// Messages until a planted crash.
+    #[cfg(test)]
+    crash_in: Option<u32>,
+}
+
+/// A test to dispatcher: crash at the so-manieth message from now.
+#[cfg(test)]
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct CrashIn(pub(crate) u32);
+
+#[cfg(test)]
+impl Handler<CrashIn> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, CrashIn(messages): CrashIn, _: &mut Context<Self>) {
+        self.crash_in = Some(messages);
+    }
 }
 
 impl Dispatcher {
-    pub(crate) fn new(config: Arc<Config>, admission: Arc<Admission>, dice: Dice) -> Self {
+    /// A dispatcher that takes over the budgets of the one before, and leaves its own to the next.
+    pub(crate) fn new(
+        config: Arc<Config>,
+        admission: Arc<Admission>,
+        dice: Dice,
+        legacy: Legacy,
+        watch: DeathWatch,
+    ) -> Self {
         Self {
-            board: Switchboard::new(config, dice, clock::now()),
+            board: Switchboard::new(config, dice, &legacy, clock::now()),
             admission,
             slots: HashMap::new(),
             pool: None,
             armed: None,
+            legacy,
+            _watch: watch,
+            #[cfg(test)]
+            crash_in: None,
         }
     }
 
@@ -77,6 +109,11 @@ impl Dispatcher {
         let now = clock::now();
         self.board.run_due(now);
         let result = act(&mut self.board, now);
+        #[cfg(test)]
+        if let Some(left) = &mut self.crash_in {
+            *left -= 1;
+            assert!(*left > 0, "a planted crash of the dispatcher");
+        }
         for order in self.board.take_orders(now) {
             self.carry_out(order);
         }
@@ -116,6 +153,13 @@ impl Dispatcher {
         }
         let handle = ctx.notify_later(WakeDue, next.saturating_duration_since(now));
         self.armed = Some((next, handle));
+    }
+}
+
+impl Drop for Dispatcher {
+    /// Runs while a panic unwinds, too, and before the watch tells the root.
+    fn drop(&mut self) {
+        self.board.leave(&self.legacy);
     }
 }
 
@@ -250,4 +294,10 @@ impl Handler<AskHealth> for Dispatcher {
 pub(crate) fn restarting() -> Error {
     Error::new(ErrorKind::Restarting, "the dispatcher crashed and a fresh one is starting; come again in a moment")
         .with_retry_after(Duration::from_secs(1))
+}
+
+/// What a caller is told who comes too late.
+pub(crate) fn draining() -> Error {
+    Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment")
+        .with_retry_after(Duration::from_secs(5))
 }

@@ -11,7 +11,7 @@ use super::timers::Due;
 use crate::clock::Instant;
 use crate::messages::{
     Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, Meta, Opened,
-    RunAttempt, SlotId,
+    RunAttempt, Sent, SlotId,
 };
 use crate::providers::classify::is_retryable;
 use crate::telemetry::events;
@@ -131,6 +131,9 @@ impl Switchboard {
         entry.counted += 1;
         entry.waited += now.saturating_duration_since(entry.waiting_since);
         entry.state = State::Running(slot);
+        if entry.last.as_ref().is_some_and(|last| last.sent == Sent::Maybe && last.answer.is_none()) {
+            self.repeats_maybe_billed += 1;
+        }
         let id = AttemptId { call, number: entry.attempts };
         events::attempt_started(id, &account.id);
         self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, streaming: false });
@@ -172,7 +175,7 @@ impl Switchboard {
         if let Some(busy) = self.slots.gone(slot) {
             let failure = Failure::new(
                 FailureKind::Crashed,
-                crate::messages::Sent::Maybe,
+                Sent::Maybe,
                 "the request actor crashed",
                 format!("slot {} died in generation {}", slot.index, slot.generation),
             );
@@ -200,6 +203,8 @@ impl Switchboard {
             AttemptEnd::Streamed { broken, .. } => {
                 if let Some(failure) = broken {
                     events::stream_broken(id, &account.id, &failure);
+                    // The caller has its error; what it says of the account holds for the others.
+                    self.learn(lane, &account, &failure, now);
                 }
             }
             AttemptEnd::Failed(failure) => self.failed(id, lane, &account, failure, now),
@@ -212,7 +217,7 @@ impl Switchboard {
     fn answered(&mut self, lane: usize, account: &crate::messages::Account, now: Instant) {
         self.lanes[lane].retry_budget.answered(now);
         if let Some(desk) = self.lanes[lane].desk(account) {
-            desk.budget.wake();
+            desk.budget.answered(now);
         }
     }
 

@@ -5,8 +5,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::pace::Pace;
-use super::window::{MINUTE, Ticket, Window};
+use super::pace::{Lately, Pace};
+use super::window::{Ticket, Window};
 use crate::clock::Instant;
 use crate::config::Limits;
 use crate::messages::Remaining;
@@ -124,8 +124,8 @@ pub(crate) struct Budget {
     in_flight: Rc<Cell<usize>>,
     held_until: Option<Instant>,
     ramp: Option<Pace>,
-    /// Attempts started lately; tells how fast to come back after a hold where no cap is set.
-    recent: Window,
+    /// Calls answered lately: how fast to come back after a hold where no cap is set.
+    answered: Lately,
     rest_until: Option<Instant>,
     rest: Duration,
 }
@@ -140,7 +140,7 @@ impl Budget {
             in_flight: Rc::new(Cell::new(0)),
             held_until: None,
             ramp: None,
-            recent: Window::new(u64::MAX),
+            answered: Lately::new(now),
             rest_until: None,
             rest: REST,
         }
@@ -154,6 +154,23 @@ impl Budget {
         self.max_in_flight = limits.max_concurrent.unwrap_or(slots);
         self.rest_until = None;
         self.rest = REST;
+    }
+
+    /// Takes over what another budget of the same account has used and is held by. What was in flight there is not here.
+    pub(crate) fn inherit(&mut self, mut other: Budget) {
+        fn keep(mine: &mut Option<Capped>, theirs: Option<Capped>) {
+            if let (Some(mine), Some(mut theirs)) = (mine.as_mut(), theirs) {
+                theirs.window.set_cap(mine.window.cap());
+                *mine = theirs;
+            }
+        }
+        keep(&mut self.requests, other.requests.take());
+        keep(&mut self.tokens, other.tokens.take());
+        self.held_until = other.held_until;
+        self.ramp = other.ramp.take();
+        self.answered = other.answered;
+        self.rest_until = other.rest_until;
+        self.rest = other.rest;
     }
 
     pub(crate) fn max_in_flight(&self) -> usize {
@@ -219,10 +236,6 @@ impl Budget {
         if let Some(ramp) = &mut self.ramp {
             ramp.take(now, 1.0);
         }
-        if self.requests.is_none() {
-            self.recent.used(now);
-            self.recent.take(now, 1);
-        }
         self.in_flight.set(self.in_flight.get() + 1);
         Permit { in_flight: Rc::clone(&self.in_flight), tokens }
     }
@@ -243,10 +256,9 @@ impl Budget {
         }
         self.held_until = Some(until);
         if self.requests.is_none() {
-            // As fast as it went before, at least one a second: the upstream has just said that this is too much, but not
-            // how much would be right.
-            let lately = self.recent.used(now) as f64 / MINUTE.as_secs_f64();
-            self.ramp = Some(Pace::ramp(lately.max(1.0), until));
+            // As fast as calls were answered before, at least one a second: the upstream has just said that more is too
+            // much, but not how much would be right.
+            self.ramp = Some(Pace::ramp(self.answered.per_second(now).max(1.0), until));
         }
     }
 
@@ -257,6 +269,12 @@ impl Budget {
         }
         self.rest_until = Some(now + self.rest);
         self.rest = (self.rest * 2).min(LONGEST_REST);
+    }
+
+    /// A call was answered.
+    pub(crate) fn answered(&mut self, now: Instant) {
+        self.answered.count(now);
+        self.wake();
     }
 
     /// The key was accepted.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::Submit;
 use super::ledger::{Entry, State, Target};
 use super::switchboard::Switchboard;
 use super::timers::Due;
+use super::{Submit, draining};
 use crate::clock::Instant;
 use crate::messages::{CallId, Error, ErrorKind, Meta};
 use crate::providers::tokens;
@@ -15,7 +15,7 @@ impl Switchboard {
     /// Takes a call in, or tells its caller at once why not.
     pub(crate) fn accept(&mut self, submit: Submit, now: Instant) {
         if self.draining {
-            let _ = submit.reply.send(Err(self.draining_error()));
+            let _ = submit.reply.send(Err(draining()));
             return;
         }
         let request = &submit.request;
@@ -113,7 +113,7 @@ impl Switchboard {
         let Some(entry) = self.ledger.remove(&call) else { return };
         self.timers.remove(entry.deadline_due);
         let lane = entry.lane();
-        self.leave(&entry, None);
+        self.take_out(&entry);
         events::call_cancelled(call, entry.attempts);
         self.wake(lane);
     }
@@ -153,8 +153,9 @@ impl Switchboard {
     /// Puts a call that waits nowhere else any more into the line of a target, where its attempts are counted anew.
     pub(super) fn move_to(&mut self, call: CallId, targets: Vec<Target>, target: usize, tokens: u64, now: Instant) {
         let Some(mut entry) = self.ledger.remove(&call) else { return };
-        self.leave(&entry, None);
-        if targets[target].lane != entry.lane() {
+        self.take_out(&entry);
+        let (old, new) = (&entry.targets[entry.target], &targets[target]);
+        if (old.lane, &old.model) != (new.lane, &new.model) {
             entry.counted = 0;
         }
         entry.targets = targets;

@@ -12,6 +12,7 @@ mod budget;
 mod intake;
 mod lane;
 mod ledger;
+mod legacy;
 mod line;
 mod pace;
 mod retry;
@@ -20,6 +21,9 @@ mod switchboard;
 mod timers;
 mod window;
 
+#[cfg(test)]
+pub(crate) use actor::CrashIn;
 pub use actor::Dispatcher;
-pub(crate) use actor::{PoolLine, Reconfigure, Submit, restarting};
+pub(crate) use actor::{PoolLine, Reconfigure, Submit, draining, restarting};
 pub(crate) use admission::{Admission, Admitted};
+pub(crate) use legacy::Legacy;

@@ -21,9 +21,12 @@ pub(crate) struct Pace {
     /// What is in the bucket at `at`; negative is debt.
     level: f64,
     at: Instant,
-    /// From this instant on the rate doubles each second: an account of unknown limits that comes back after a hold.
+    /// From this instant on the rate grows by half each second: an account of unknown limits that comes back after a hold.
     ramp: Option<Instant>,
 }
+
+/// What a ramp's rate is multiplied with each second.
+const RAMP_GROWTH: f64 = 1.5;
 
 /// A ramp that is faster than this, per second, is over.
 const RAMP_END: f64 = 2_000.0;
@@ -36,7 +39,7 @@ impl Pace {
         Self { rate, burst, level: burst, at: now, ramp: None }
     }
 
-    /// Starts at `start` with `rate` a second and doubles it every second.
+    /// Starts at `start` with `rate` a second and raises it by half every second.
     pub(crate) fn ramp(rate: f64, start: Instant) -> Self {
         let burst = (rate * BURST_SECONDS).floor().max(1.0);
         Self { rate, burst, level: 1.0, at: start, ramp: Some(start) }
@@ -51,8 +54,8 @@ impl Pace {
         match self.ramp {
             None => self.rate,
             Some(start) => {
-                let seconds = now.saturating_duration_since(start).as_secs().min(32);
-                self.rate * f64::from(1u32 << seconds.min(31))
+                let seconds = now.saturating_duration_since(start).as_secs().min(60);
+                self.rate * RAMP_GROWTH.powi(seconds as i32)
             }
         }
     }
@@ -102,6 +105,53 @@ impl Pace {
     }
 }
 
+/// How often something happened within the last ten seconds, counted by the second.
+#[derive(Debug)]
+pub(crate) struct Lately {
+    /// The second, from `start`, that each count is of.
+    counts: [(u64, u64); Self::SECONDS],
+    start: Instant,
+    /// The second of the first count behind a lull.
+    since: Option<u64>,
+}
+
+impl Lately {
+    const SECONDS: usize = 10;
+
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { counts: [(0, 0); Self::SECONDS], start: now, since: None }
+    }
+
+    fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_secs()
+    }
+
+    fn within(&self, second: u64) -> u64 {
+        let is_recent = |(of, _): &&(u64, u64)| of + Self::SECONDS as u64 > second;
+        self.counts.iter().filter(is_recent).map(|(_, count)| count).sum()
+    }
+
+    /// It has happened.
+    pub(crate) fn count(&mut self, now: Instant) {
+        let second = self.second(now);
+        if self.within(second) == 0 {
+            self.since = Some(second);
+        }
+        let slot = &mut self.counts[(second % Self::SECONDS as u64) as usize];
+        if slot.0 != second {
+            *slot = (second, 0);
+        }
+        slot.1 += 1;
+    }
+
+    /// How often a second; what has happened for less than a second counts as one.
+    pub(crate) fn per_second(&self, now: Instant) -> f64 {
+        let second = self.second(now);
+        let elapsed = second - self.since.unwrap_or(second).min(second) + 1;
+        self.within(second) as f64 / elapsed.min(Self::SECONDS as u64) as f64
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ramp_doubles_every_second_until_it_limits_nothing() {
+    fn a_ramp_grows_every_second_until_it_limits_nothing() {
         let start = clock::now();
         let mut pace = Pace::ramp(2.0, start);
         let mut sent = [0; 4];
@@ -162,7 +212,26 @@ mod tests {
             sent[second] += 1;
         }
         assert!(sent[0] >= 2 && sent[0] <= 4 && sent[3] > sent[2] && sent[2] > sent[1], "{sent:?}");
-        assert!(!pace.is_over(start + Duration::from_secs(5)));
-        assert!(pace.is_over(start + Duration::from_secs(12)));
+        assert!(!pace.is_over(start + Duration::from_secs(15)));
+        assert!(pace.is_over(start + Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn what_happened_lately_is_a_rate_over_ten_seconds_at_most() {
+        let start = clock::now();
+        let mut lately = Lately::new(start);
+        assert_eq!(lately.per_second(start), 0.0);
+        for _ in 0..20 {
+            lately.count(start);
+        }
+        assert_eq!(lately.per_second(start), 20.0, "a burst is taken as a second's");
+        for second in 1..=30 {
+            for _ in 0..5 {
+                lately.count(start + Duration::from_secs(second));
+            }
+        }
+        let rate = lately.per_second(start + Duration::from_secs(30));
+        assert!((4.5..=5.5).contains(&rate), "{rate}");
+        assert_eq!(lately.per_second(start + Duration::from_secs(60)), 0.0);
     }
 }

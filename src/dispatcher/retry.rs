@@ -68,7 +68,7 @@ pub(crate) struct RetryBudget {
     share: f64,
     firsts: VecDeque<Instant>,
     retries: VecDeque<Instant>,
-    /// When the upstream last answered anything but 5xx.
+    /// When the upstream last answered a call with anything but 5xx, or was first asked behind a lull.
     answered: Instant,
 }
 
@@ -102,6 +102,10 @@ impl RetryBudget {
     /// A first attempt starts.
     pub(crate) fn first(&mut self, now: Instant) {
         self.forget(now);
+        if self.firsts.is_empty() && self.retries.is_empty() {
+            // Behind a lull: that nothing was answered while nothing was asked says nothing.
+            self.answered = self.answered.max(now);
+        }
         self.firsts.push_back(now);
     }
 
@@ -202,6 +206,18 @@ mod tests {
         budget.answered(later);
         assert_eq!(budget.ask(later), Allowance::Wait(start + WINDOW));
         assert_eq!(budget.ask(start + WINDOW), Allowance::Go);
+    }
+
+    #[test]
+    fn a_lull_is_no_silence() {
+        let start = clock::now();
+        let mut budget = RetryBudget::new(0.0, start);
+        let now = start + Duration::from_secs(3_600);
+        budget.first(now);
+        for _ in 0..30 {
+            budget.retry(now);
+        }
+        assert_eq!(budget.ask(now), Allowance::Wait(now + WINDOW));
     }
 
     #[test]

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::actor::draining;
 use super::lane::Lane;
 use super::ledger::{Entry, State, Target};
+use super::legacy::Legacy;
 use super::slots::Slots;
 use super::timers::{Due, Timers};
 use crate::clock::{Dice, Instant};
 use crate::config::Config;
-use crate::messages::{
-    Abort, AttemptId, CallId, Error, ErrorKind, Health, Meta, Outcome, Redactor, RunAttempt, SeatId, SlotId,
-};
+use crate::messages::{Abort, AttemptId, CallId, Health, Meta, Outcome, Redactor, RunAttempt, SeatId, SlotId};
 use crate::telemetry::events;
 
 /// What the actor is to do for the switchboard.
@@ -42,6 +42,8 @@ pub(crate) struct Switchboard {
     pub(super) timers: Timers,
     pub(super) dice: Dice,
     pub(super) draining: bool,
+    /// Attempts repeated although the one before was maybe sent.
+    pub(super) repeats_maybe_billed: u64,
     /// Told when the last call has ended.
     drained: Vec<oneshot::Sender<()>>,
     /// What the pool was last asked for.
@@ -52,7 +54,7 @@ pub(crate) struct Switchboard {
 }
 
 impl Switchboard {
-    pub(crate) fn new(config: Arc<Config>, dice: Dice, now: Instant) -> Self {
+    pub(crate) fn new(config: Arc<Config>, dice: Dice, legacy: &Legacy, now: Instant) -> Self {
         let mut board = Self {
             redactor: Redactor::new(config.secrets()),
             config: Arc::clone(&config),
@@ -63,13 +65,20 @@ impl Switchboard {
             timers: Timers::default(),
             dice,
             draining: false,
+            repeats_maybe_billed: 0,
             drained: Vec::new(),
             asked_slots: 0,
             to_pump: Vec::new(),
             orders: Vec::new(),
         };
         board.reconfigure(config, now);
+        legacy.inherit(&mut board.lanes);
         board
+    }
+
+    /// Leaves behind what must outlive it.
+    pub(super) fn leave(&mut self, legacy: &Legacy) {
+        legacy.leave(std::mem::take(&mut self.lanes));
     }
 
     /// Puts another configuration in force. Accepted calls stay; those whose upstream is gone go where the new
@@ -163,17 +172,12 @@ impl Switchboard {
         let mut left: Vec<CallId> = self.ledger.keys().copied().collect();
         left.sort_unstable();
         for call in left {
-            self.end(call, Err(self.draining_error()), now);
+            self.end(call, Err(draining()), now);
         }
         for (slot, id) in self.slots.streaming() {
-            let told = Some(self.draining_error());
+            let told = Some(draining());
             self.orders.push(Order::Abort(Abort { slot, id, told }));
         }
-    }
-
-    pub(super) fn draining_error(&self) -> Error {
-        Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment")
-            .with_retry_after(Duration::from_secs(5))
     }
 
     fn tell_drained(&mut self) {
@@ -185,14 +189,16 @@ impl Switchboard {
         }
     }
 
-    /// How things stand.
+    /// How things stand here; of the pool it knows nothing.
     pub(crate) fn health(&self, now: Instant) -> Health {
         Health {
-            draining: self.draining,
+            is_draining: self.draining,
+            is_pool_unready: false,
             usable_upstreams: self.lanes.iter().filter(|lane| lane.is_usable(now)).count(),
             waiting: self.lanes.iter().map(|lane| lane.waiting).sum(),
             in_flight: self.slots.busy(),
             slots: self.slots.len(),
+            repeats_maybe_billed: self.repeats_maybe_billed,
         }
     }
 
@@ -200,7 +206,7 @@ impl Switchboard {
     pub(super) fn end(&mut self, call: CallId, outcome: Outcome, now: Instant) {
         let Some(entry) = self.ledger.remove(&call) else { return };
         self.timers.remove(entry.deadline_due);
-        self.leave(&entry, None);
+        self.take_out(&entry);
         let meta = self.meta(&entry, now);
         let outcome = match outcome {
             Ok(mut answer) => {
@@ -216,7 +222,7 @@ impl Switchboard {
     }
 
     /// Takes a call out of where it stands: out of its line, out of backoff, off its slot.
-    pub(super) fn leave(&mut self, entry: &Entry, told: Option<Error>) {
+    pub(super) fn take_out(&mut self, entry: &Entry) {
         let lane = &mut self.lanes[entry.lane()];
         match entry.state {
             State::Waiting => {
@@ -232,7 +238,7 @@ impl Switchboard {
                 // Still on its slot: nobody waits for it any more. The slot and its permit come back when the actor says so,
                 // so that an upstream never sees more at once than it may.
                 if self.slots.busy_with(slot, id).is_some_and(|busy| !busy.streaming) {
-                    self.orders.push(Order::Abort(Abort { slot, id, told }));
+                    self.orders.push(Order::Abort(Abort { slot, id, told: None }));
                 }
             }
         }

@@ -110,7 +110,24 @@ fn check_protocol(request: &ServiceRequest) -> Result<(), Error> {
     if upgrades.any(|to| to.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket")) {
         return Err(Error::new(ErrorKind::InvalidRequest, "header upgrade: WebSockets are not served"));
     }
+    // actix sees to it that there is at most one; what stands in it, it takes as it comes.
+    if request.headers().get(header::HOST).is_some_and(|host| !is_host(host.as_bytes())) {
+        return Err(Error::new(ErrorKind::InvalidRequest, "header host: it must be a name or an address, and a port"));
+    }
     Ok(())
+}
+
+/// Whether a `Host` header holds what RFC 9110 lets it hold, and no path, query or credentials: others along the way may
+/// have read those as part of the address.
+fn is_host(value: &[u8]) -> bool {
+    let port = value.iter().rposition(|byte| *byte == b':').filter(|at| value[at + 1..].iter().all(u8::is_ascii_digit));
+    let name = &value[..port.unwrap_or(value.len())];
+    let consists_of =
+        |text: &[u8], more: &[u8]| text.iter().all(|byte| byte.is_ascii_alphanumeric() || more.contains(byte));
+    match name.strip_prefix(b"[") {
+        Some(address) => address.strip_suffix(b"]").is_some_and(|address| consists_of(address, b":.%-_~")),
+        None => consists_of(name, b"-._~%!$&'()*+,;="),
+    }
 }
 
 /// Puts our id in place of whatever the upstream called its own part.
@@ -211,6 +228,19 @@ mod tests {
         assert_eq!(answer(&app, websocket).await.status(), StatusCode::BAD_REQUEST);
         let h2c = get("/v1/models").insert_header(("upgrade", "h2c"));
         assert_eq!(answer(&app, h2c).await.status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for host in
+            ["", "a", "a:1", "my_service.ns.svc:8787", "127.0.0.1:80", "[::1]", "[::1]:8787", "[fe80::1%25eth0]"]
+        {
+            assert!(is_host(host.as_bytes()), "{host}");
+        }
+        for host in ["a/b", "a?x=", "a#", "a b", "user@a", "a:b", "a:1:2", "::1", "[::1", "[::1]x", "a\\b", "ä", "a\0"]
+        {
+            assert!(!is_host(host.as_bytes()), "{host}");
+        }
     }
 
     #[actix_web::test]

@@ -24,7 +24,7 @@ use super::places::{Goes, Handed, Place, Places};
 use super::{Shared, app};
 use crate::clock::{self, Instant};
 use crate::messages::SeatId;
-use crate::system::{Forebay, Seat};
+use crate::system::Forebay;
 use crate::telemetry;
 
 /// Connections that wait to be accepted.
@@ -74,15 +74,16 @@ impl Gateway {
         let draining = Arc::new(AtomicBool::new(false));
         let (stop, stopped) = watch::channel(false);
         let (alive, gone) = mpsc::channel(1);
-        let seats = forebay.seats();
+        let seats = forebay.arbiters();
         let (places, handed) = Places::new(seats.len(), alive);
         let mut serving = false;
-        for (index, (&Seat { id, ref arbiter }, handed)) in seats.iter().zip(handed).enumerate() {
+        for (index, (arbiter, handed)) in seats.iter().zip(handed).enumerate() {
+            let seat = SeatId(index as u16);
             let (listener, forebay, draining) = (listener.try_clone()?, forebay.clone(), Arc::clone(&draining));
-            let doorway = Doorway { seat: id, index, places: Arc::clone(&places), handed, stopped: stopped.clone() };
+            let doorway = Doorway { seat, index, places: Arc::clone(&places), handed, stopped: stopped.clone() };
             serving |= arbiter.spawn_fn(move || {
                 // Built on the thread it stays on: application and connections are not `Send`.
-                let shared = Shared::new(forebay, Some(id), draining);
+                let shared = Shared::new(forebay, Some(seat), draining);
                 actix_rt::spawn(accept(listener, app(shared), doorway));
             });
         }

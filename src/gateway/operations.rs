@@ -33,9 +33,9 @@ async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
         return HttpResponse::ServiceUnavailable().json(json!({"ready": false, "reasons": [DRAINING]}));
     }
     let health = shared.forebay.health().await;
-    let reasons = reasons(health.as_ref(), shared.forebay.pool_is_unready());
+    let reasons = reasons(health.as_ref());
     let load =
-        health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots}));
+        health.map(|health| json!({"waiting": health.waiting, "in_flight": health.in_flight, "slots": health.slots, "repeats_maybe_billed": health.repeats_maybe_billed}));
     let mut response = match reasons.is_empty() {
         true => HttpResponse::Ok(),
         false => HttpResponse::ServiceUnavailable(),
@@ -46,16 +46,16 @@ async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
 const DRAINING: &str = "draining";
 
 /// Why no call should be sent here now.
-fn reasons(health: Option<&Health>, pool_is_unready: bool) -> Vec<&'static str> {
+fn reasons(health: Option<&Health>) -> Vec<&'static str> {
     let Some(health) = health else { return vec!["the dispatcher does not answer"] };
     let mut reasons = Vec::new();
-    if health.draining {
+    if health.is_draining {
         reasons.push(DRAINING);
     }
     if health.usable_upstreams == 0 {
         reasons.push("no usable upstream");
     }
-    if pool_is_unready {
+    if health.is_pool_unready {
         reasons.push("request actors keep crashing");
     }
     reasons
@@ -69,13 +69,14 @@ mod tests {
 
     #[test]
     fn a_dispatcher_that_drains_or_has_no_upstream_is_not_ready_and_says_why() {
-        let health =
-            |draining, usable_upstreams| Health { draining, usable_upstreams, waiting: 0, in_flight: 0, slots: 0 };
-        assert!(reasons(Some(&health(false, 1)), false).is_empty());
-        assert_eq!(reasons(Some(&health(true, 1)), false), ["draining"]);
-        assert_eq!(reasons(Some(&health(true, 0)), false), ["draining", "no usable upstream"]);
-        assert_eq!(reasons(Some(&health(false, 1)), true), ["request actors keep crashing"]);
-        assert_eq!(reasons(None, false), ["the dispatcher does not answer"]);
+        let health = |is_draining, usable_upstreams, is_pool_unready| {
+            Some(Health { is_draining, usable_upstreams, is_pool_unready, ..Health::default() })
+        };
+        assert!(reasons(health(false, 1, false).as_ref()).is_empty());
+        assert_eq!(reasons(health(true, 1, false).as_ref()), ["draining"]);
+        assert_eq!(reasons(health(true, 0, false).as_ref()), ["draining", "no usable upstream"]);
+        assert_eq!(reasons(health(false, 1, true).as_ref()), ["request actors keep crashing"]);
+        assert_eq!(reasons(None), ["the dispatcher does not answer"]);
     }
 
     #[actix_web::test]

@@ -126,6 +126,54 @@ fn a_stream_passes_with_its_head_and_a_clean_end() {
 }
 
 #[test]
+fn events_announced_as_something_else_are_events() {
+    in_virtual_time(async {
+        let app = gateway(system(""), |_| {
+            at_once(Ok(Scripted::json(200, [" \r\n: hello\n\n", CONTENT, FINISH, DONE].concat())))
+        })
+        .await;
+        let response = answer(&app, post(STREAMED)).await;
+        assert_eq!(response.status(), 200);
+        assert!(header(&response, "content-type").starts_with("text/event-stream"));
+        let (body, clean) = read(response).await;
+        assert!(clean && body.ends_with(&[CONTENT, FINISH, DONE].concat()), "{body}");
+    });
+}
+
+#[test]
+fn a_whole_answer_to_a_request_for_events_is_an_error_and_not_an_empty_stream() {
+    in_virtual_time(async {
+        let app = gateway(system(""), |attempt| {
+            assert_eq!(attempt, 1, "it would be the same again, and cost the same again");
+            at_once(Ok(Scripted::json(200, GOOD)))
+        })
+        .await;
+        let response = answer(&app, post(STREAMED)).await;
+        assert_eq!(response.status(), 502);
+        assert_eq!(header(&response, "x-should-retry"), "false");
+        assert_eq!(json(response).await["error"]["code"], "upstream_unavailable");
+    });
+}
+
+#[test]
+fn an_error_that_comes_as_a_whole_200_where_events_were_asked_for_is_that_error() {
+    in_virtual_time(async {
+        let app = gateway(system(""), |attempt| match attempt {
+            1 => at_once(Ok(Scripted::json(200, r#"{"error":{"message":"busy","code":503}}"#))),
+            _ => at_once(events(&[CONTENT, FINISH, DONE])),
+        })
+        .await;
+        let response = answer(&app, post(STREAMED)).await;
+        assert_eq!((response.status().as_u16(), header(&response, "x-forebay-attempts")), (200, "2"));
+        let refusal = r#"{"error":{"message":"no","code":"invalid_request_error","status":400}}"#;
+        let app = gateway(system(""), move |_| at_once(Ok(Scripted::json(200, refusal)))).await;
+        let response = answer(&app, post(STREAMED)).await;
+        assert_eq!((response.status().as_u16(), header(&response, "x-forebay-attempts")), (400, "1"));
+        assert_eq!(test::read_body(response).await, refusal);
+    });
+}
+
+#[test]
 fn a_stream_that_is_cut_behind_its_first_content_ends_with_an_error_event_and_uncleanly() {
     in_virtual_time(async {
         let app = gateway(system(""), |_| {

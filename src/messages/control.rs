@@ -51,14 +51,22 @@ pub(crate) struct Stop;
 #[rtype(result = "Health")]
 pub(crate) struct AskHealth;
 
-/// What the dispatcher says of itself.
-#[derive(MessageResponse, Clone, Debug)]
-pub(crate) struct Health {
-    pub(crate) draining: bool,
+/// How the system is, as the dispatcher and the pool say themselves.
+#[derive(MessageResponse, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Health {
+    /// No new calls are taken.
+    pub is_draining: bool,
+    /// Request actors crash faster than the pool bears.
+    pub is_pool_unready: bool,
     /// Upstreams that can take a call now or later without an operator's help.
-    pub(crate) usable_upstreams: usize,
+    pub usable_upstreams: usize,
     /// Accepted calls that wait for a turn or a retry.
-    pub(crate) waiting: usize,
-    pub(crate) in_flight: usize,
-    pub(crate) slots: usize,
+    pub waiting: usize,
+    /// Attempts under way.
+    pub in_flight: usize,
+    /// Request actors there are.
+    pub slots: usize,
+    /// Attempts repeated although the upstream may have seen, and billed, the one before: nothing came back to tell.
+    pub repeats_maybe_billed: u64,
 }

@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
 
 use super::relay;
@@ -47,8 +48,19 @@ pub(super) async fn run(
         Ok(response) => response,
         Err(failure) => return AttemptEnd::Failed(*failure),
     };
-    let reading = Reading { idle: timeouts.idle, first_byte, patience, silence: None };
-    let is_stream = attempt.request.is_stream() && response.status / 100 == 2 && is_event_stream(&response.headers);
+    let mut reading = Reading { idle: timeouts.idle, first_byte, patience, silence: None };
+    let (response, is_stream) = match attempt.request.is_stream() && response.status / 100 == 2 {
+        true if is_event_stream(&response.headers) => (response, true),
+        true => tokio::select! {
+            biased;
+            _ = &mut aborted => return AttemptEnd::Aborted,
+            looked = look(response, &mut reading) => match looked {
+                Ok(looked) => looked,
+                Err(failure) => return AttemptEnd::Failed(*failure),
+            },
+        },
+        false => (response, false),
+    };
     if is_stream {
         return relay::run(attempt, response, reading, encoded.usage_added, &lines.opened, aborted).await;
     }
@@ -144,6 +156,26 @@ fn is_event_stream(headers: &Headers) -> bool {
     kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("text/event-stream"))
 }
 
+/// Looks at how the body of `response` begins, which is not announced as events: whether it may be some all the same.
+/// Servers announce them wrongly and clients do not mind, so only what begins as JSON does is taken for a whole answer.
+/// The response comes back as it was.
+async fn look(response: HttpResponse, reading: &mut Reading) -> Result<(HttpResponse, bool), Box<Failure>> {
+    let HttpResponse { status, headers, mut body } = response;
+    let (mut seen, mut length) = (Vec::new(), 0);
+    let start = loop {
+        let Some(chunk) = reading.chunk(&mut body, seen.is_empty()).await? else { break None };
+        let start = chunk.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        length += chunk.len();
+        seen.push(Ok(chunk));
+        // White space keeps a connection busy while a whole answer is made; nobody needs this much.
+        if start.is_some() || length > MAX_ERROR_BODY {
+            break start;
+        }
+    };
+    let body = Box::pin(futures_util::stream::iter(seen).chain(body));
+    Ok((HttpResponse::new(status, headers, body), !matches!(start, Some(b'{' | b'['))))
+}
+
 /// Reads a whole answer and judges it.
 async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -> AttemptEnd {
     let HttpResponse { status, headers: all, body } = response;
@@ -159,6 +191,7 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
         return AttemptEnd::Failed(error_answer(attempt, status, &all, &body));
     }
     match openai::read_answer(attempt.request.endpoint(), &body) {
+        Ok(_) if attempt.request.is_stream() => AttemptEnd::Failed(no_events(attempt, &all, &body)),
         Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage },
         Err(detail) => AttemptEnd::Failed(Failure::new(
             FailureKind::Malformed,
@@ -167,6 +200,19 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
             detail,
         )),
     }
+}
+
+/// The failure that the JSON object `body` is to a request for a stream: clients would read it as a stream without
+/// events, and their answer would be lost without a word.
+fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
+    if let Some((error, status)) = openai::error_in(body) {
+        return relay::error_event(attempt, all, &error, status);
+    }
+    let message = "the upstream answered a request for a stream with one whole answer";
+    let mut failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, message);
+    // It would do so again, and each of its answers is paid for.
+    failure.hint.should_retry = Some(false);
+    failure
 }
 
 /// The failure an error answer stands for; no configured secret in it survives.

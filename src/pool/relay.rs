@@ -96,7 +96,11 @@ impl Source {
                         let failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, detail);
                         return Some(Progress::Broken(Box::new(failure), None));
                     }
-                    Step::Error { body, status } => return Some(self.said_error(attempt, &body, status)),
+                    Step::Error { body, status } => {
+                        let failure = error_event(attempt, &self.headers, &body, status);
+                        let said = failure.answer.as_ref().map(|(_, _, body)| body.clone());
+                        return Some(Progress::Broken(Box::new(failure), said));
+                    }
                 }
             }
             if self.reader.is_ended() {
@@ -118,16 +122,17 @@ impl Source {
             }
         }
     }
+}
 
-    /// The stream reports an error. Its text may go to the caller, so no configured secret in it survives.
-    fn said_error(&self, attempt: &RunAttempt, body: &Bytes, status: Option<u16>) -> Progress {
-        let body = attempt.redactor.redact(body);
-        let mut failure = classify_event(status, &self.headers, &body, WallClock::new().at(clock::now()));
-        let mut json = Headers::new();
-        json.push(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
-        failure.answer = Some((failure.status().unwrap_or(502), json, body.clone()));
-        Progress::Broken(Box::new(failure), Some(body))
-    }
+/// The failure that an error event is that an upstream opens a stream with, or breaks it with. Its text may go to the
+/// caller, so no configured secret in it survives.
+pub(super) fn error_event(attempt: &RunAttempt, all: &Headers, body: &Bytes, status: Option<u16>) -> Failure {
+    let body = attempt.redactor.redact(body);
+    let mut failure = classify_event(status, all, &body, WallClock::new().at(clock::now()));
+    let mut json = Headers::new();
+    json.push(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    failure.answer = Some((failure.status().unwrap_or(502), json, body));
+    failure
 }
 
 fn broken(kind: FailureKind, message: &str) -> Option<Progress> {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::exchange;
 use super::transport::Transport;
-use crate::messages::{Abort, AttemptId, Attempted, Error, Opened, RunAttempt, SeatId, SlotGone, SlotId, SlotUp};
+use crate::messages::{Abort, AttemptId, Attempted, Error, Opened, RunAttempt, SeatId, SlotGone, SlotId, SlotUp, Stop};
 
 /// The lines from a request actor to those who need to hear of it.
 #[derive(Clone)]
@@ -25,12 +25,12 @@ pub(crate) struct Lines {
 }
 
 /// Reports a death from its `Drop`: it covers a panic, a stop, and the end of the thread alike. Must never panic itself.
-struct DeathWatch {
+struct SlotWatch {
     slot: SlotId,
     gone: [Recipient<SlotGone>; 2],
 }
 
-impl Drop for DeathWatch {
+impl Drop for SlotWatch {
     fn drop(&mut self) {
         for line in &self.gone {
             line.do_send(SlotGone { slot: self.slot, crashed: std::thread::panicking() });
@@ -45,12 +45,12 @@ pub(super) struct RequestActor {
     transport: Rc<dyn Transport>,
     lines: Rc<Lines>,
     running: Option<(AttemptId, oneshot::Sender<Option<Error>>)>,
-    _watch: DeathWatch,
+    _watch: SlotWatch,
 }
 
 impl RequestActor {
     pub(super) fn new(slot: SlotId, seat: SeatId, transport: Rc<dyn Transport>, lines: Rc<Lines>) -> Self {
-        let watch = DeathWatch { slot, gone: lines.gone.clone() };
+        let watch = SlotWatch { slot, gone: lines.gone.clone() };
         Self { slot, seat, transport, lines, running: None, _watch: watch }
     }
 }
@@ -85,15 +85,22 @@ impl Handler<RunAttempt> for RequestActor {
     }
 }
 
+impl Handler<Stop> for RequestActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
 impl Handler<Abort> for RequestActor {
     type Result = ();
 
     fn handle(&mut self, abort: Abort, _: &mut Context<Self>) {
-        if abort.slot == self.slot && self.running.as_ref().is_some_and(|(id, _)| *id == abort.id) {
-            if let Some((_, line)) = self.running.take() {
-                // Closed only when the attempt has just ended by itself.
-                let _ = line.send(abort.told);
-            }
+        let is_current = abort.slot == self.slot && self.running.as_ref().is_some_and(|(id, _)| *id == abort.id);
+        if is_current && let Some((_, line)) = self.running.take() {
+            // Closed only when the attempt has just ended by itself.
+            let _ = line.send(abort.told);
         }
     }
 }

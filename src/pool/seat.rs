@@ -1,12 +1,13 @@
 //! A thread's own end of the pool: holds the thread's transport and starts request actors beside itself.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use actix::prelude::*;
 
 use super::request_actor::{Lines, RequestActor};
 use super::transport::{Transport, TransportFactory};
-use crate::messages::{SeatId, SlotId};
+use crate::messages::{DeathWatch, SeatId, SlotId, Stop};
 
 /// Supervisor to seat: start a request actor for this slot.
 #[derive(Message, Clone, Copy, Debug)]
@@ -18,11 +19,15 @@ pub(super) struct Seat {
     id: SeatId,
     transport: Rc<dyn Transport>,
     lines: Rc<Lines>,
+    /// By index; a slot's next generation takes the place of the one before.
+    slots: HashMap<u32, Addr<RequestActor>>,
+    _watch: DeathWatch,
 }
 
 impl Seat {
-    pub(super) fn new(id: SeatId, factory: &TransportFactory, lines: Lines) -> Self {
-        Self { id, transport: factory(), lines: Rc::new(lines) }
+    /// The watch is there before the transport is made: a factory that panics is a death like any other.
+    pub(super) fn new(id: SeatId, factory: &TransportFactory, lines: Lines, watch: DeathWatch) -> Self {
+        Self { _watch: watch, id, transport: factory(), lines: Rc::new(lines), slots: HashMap::new() }
     }
 }
 
@@ -34,6 +39,18 @@ impl Handler<StartSlot> for Seat {
     type Result = ();
 
     fn handle(&mut self, StartSlot(slot): StartSlot, _: &mut Context<Self>) {
-        RequestActor::new(slot, self.id, Rc::clone(&self.transport), Rc::clone(&self.lines)).start();
+        let actor = RequestActor::new(slot, self.id, Rc::clone(&self.transport), Rc::clone(&self.lines));
+        self.slots.insert(slot.index, actor.start());
+    }
+}
+
+impl Handler<Stop> for Seat {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        for actor in self.slots.values() {
+            actor.do_send(Stop);
+        }
+        ctx.stop();
     }
 }

@@ -15,7 +15,7 @@ use super::restart::{Intensity, Streak};
 use super::seat::{Seat, StartSlot};
 use super::transport::TransportFactory;
 use crate::clock;
-use crate::messages::{NeedSlots, SeatId, SlotGone, SlotId, Stop};
+use crate::messages::{DeathWatch, NeedSlots, SeatId, SlotGone, SlotId, Stop};
 use crate::telemetry::events;
 
 /// Supervisor to itself: the pause before a slot's restart is over.
@@ -45,6 +45,7 @@ pub(crate) struct Supervisor {
     window: Duration,
     /// Set while more request actors die than the pool bears; whoever answers for readiness reads it.
     unready: Arc<AtomicBool>,
+    _watch: DeathWatch,
 }
 
 impl Supervisor {
@@ -53,21 +54,22 @@ impl Supervisor {
         seats: &[actix_rt::ArbiterHandle],
         factory: &TransportFactory,
         lines: &Lines,
-        max_restarts: u32,
-        window: Duration,
+        limits: &crate::config::Pool,
         unready: Arc<AtomicBool>,
+        watch: DeathWatch,
     ) -> Self {
         let start = |(index, arbiter): (usize, &actix_rt::ArbiterHandle)| {
-            let (factory, lines) = (Arc::clone(factory), lines.clone());
+            let (factory, lines, watch) = (Arc::clone(factory), lines.clone(), watch.over("seat"));
             let id = SeatId(index as u16);
-            Seat::start_in_arbiter(arbiter, move |_| Seat::new(id, &factory, lines))
+            Seat::start_in_arbiter(arbiter, move |_| Seat::new(id, &factory, lines, watch))
         };
         Self {
             seats: seats.iter().enumerate().map(start).collect(),
             slots: Vec::new(),
-            intensity: Intensity::new(max_restarts, window),
-            window,
+            intensity: Intensity::new(limits.max_restarts, limits.restart_window),
+            window: limits.restart_window,
             unready,
+            _watch: watch,
         }
     }
 
@@ -123,6 +125,9 @@ impl Handler<Stop> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        for seat in &self.seats {
+            seat.do_send(Stop);
+        }
         ctx.stop();
     }
 }

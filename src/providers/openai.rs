@@ -29,6 +29,13 @@ pub(crate) fn read_answer(_endpoint: Endpoint, body: &Bytes) -> Result<Option<Us
     Ok(usage)
 }
 
+/// The error that the JSON object `body` reports where events were asked for, in its envelope, and its status if it says
+/// so; `None` when it reports none.
+pub(crate) fn error_in(body: &Bytes) -> Option<(Bytes, Option<u16>)> {
+    let (chunk, _) = chunk::Chunk::read(body);
+    chunk.is_error().then(|| stream::enveloped(body.clone(), chunk.has_envelope()))
+}
+
 /// Says where JSON is broken. serde_json's own words repeat a value of the wrong type, so those are not used.
 fn json_fault(error: &serde_json::Error) -> String {
     if error.is_data() { "not a JSON object".to_owned() } else { format!("not JSON: {error}") }

@@ -2,25 +2,25 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::events::Events;
+use super::root::{Root, Shared};
 use super::start::Builder;
-use super::threads::{Seat, Threads};
+use super::threads::Threads;
 use crate::clock;
 use crate::config::Config;
-use crate::dispatcher::{Admission, Admitted, Dispatcher, Reconfigure, Submit, restarting};
+use crate::dispatcher::{Admitted, Dispatcher, Reconfigure, Submit, restarting};
 use crate::messages::{
     Answer, AnswerBody, AskHealth, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome, Request, SeatId,
     Stop,
 };
-use crate::pool::Supervisor;
 
 /// How long the dispatcher may take to say how it is.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
@@ -33,44 +33,32 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Forebay(Arc<Inner>);
 
 struct Inner {
-    config: RwLock<Arc<Config>>,
-    actors: Actors,
+    shared: Arc<Shared>,
+    root: Addr<Root>,
+    #[cfg_attr(not(feature = "gateway"), allow(dead_code))] // the threads end when it is dropped
     threads: Threads,
-    admission: Arc<Admission>,
-    unready: Arc<AtomicBool>,
-}
-
-/// The addresses of the two actors that hold the system together.
-pub(super) struct Actors {
-    pub(super) dispatcher: Addr<Dispatcher>,
-    pub(super) supervisor: Addr<Supervisor>,
+    failure: watch::Receiver<bool>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The supervisor first: it would replace the request actors that go with the dispatcher.
-        self.actors.supervisor.do_send(Stop);
-        self.actors.dispatcher.do_send(Stop);
+        self.root.do_send(Stop);
     }
 }
 
 /// A name that can be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Model {
-    pub(crate) id: String,
+#[non_exhaustive]
+pub struct Model {
+    /// The name.
+    pub id: String,
     /// The upstream's name, or `forebay` for a route.
-    pub(crate) owned_by: String,
+    pub owned_by: String,
 }
 
 impl Forebay {
-    pub(super) fn new(
-        config: Arc<Config>,
-        actors: Actors,
-        threads: Threads,
-        admission: Arc<Admission>,
-        unready: Arc<AtomicBool>,
-    ) -> Self {
-        Self(Arc::new(Inner { config: RwLock::new(config), actors, threads, admission, unready }))
+    pub(super) fn new(shared: Arc<Shared>, root: Addr<Root>, threads: Threads, failure: watch::Receiver<bool>) -> Self {
+        Self(Arc::new(Inner { shared, root, threads, failure }))
     }
 
     /// Starts the system on threads of its own, or with `[pool] threads = 0` on the caller's. Installs nothing
@@ -121,14 +109,29 @@ impl Forebay {
     }
 
     /// The dispatcher itself, for programs that speak in messages: it takes [`Call`](crate::Call) and [`Cancel`].
+    /// After a crash of the dispatcher this is another one: ask again when the address is dead.
+    ///
+    /// # Panics
+    /// Never: the system is together before there is a handle.
     pub fn dispatcher(&self) -> Addr<Dispatcher> {
-        self.0.actors.dispatcher.clone()
+        let actors = self.0.shared.actors.read().unwrap_or_else(PoisonError::into_inner);
+        actors.as_ref().expect("together before there is a handle").dispatcher.clone()
+    }
+
+    /// Resolves when the system has crashed so often that it has given up: three times within a minute. Every call ends
+    /// as `restarting` from then on.
+    pub async fn failed(&self) {
+        let mut failure = self.0.failure.clone();
+        // An error means that the root was stopped: then it never fails.
+        if failure.wait_for(|failed| *failed).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Drains: new calls get `draining`, accepted ones go on for at most `within`, then end with `draining`, streams with
     /// an error. Resolves when all is over. Dropping the future leaves the system draining.
     pub async fn shutdown(&self, within: Duration) {
-        let dispatcher = &self.0.actors.dispatcher;
+        let dispatcher = self.dispatcher();
         let (done, drained) = oneshot::channel();
         dispatcher.do_send(Drain { done });
         let mut drained = std::pin::pin!(drained);
@@ -146,58 +149,55 @@ impl Forebay {
                 }
             }
         }
-        self.0.actors.supervisor.do_send(Stop);
-        dispatcher.do_send(Stop);
+        self.0.shared.stopped.store(true, Ordering::Relaxed);
+        self.0.root.do_send(Stop);
     }
 
     /// Takes room for a body before it is read.
     pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, Error> {
-        self.0.admission.admit(bytes)
+        self.0.shared.admission.admit(bytes)
     }
 
     /// Makes the call; `seat` is the thread the caller waits on.
     pub(crate) fn begin(&self, id: CallId, request: Request, admitted: Admitted, seat: Option<SeatId>) -> Pending {
         let (reply, outcome) = oneshot::channel();
-        let dispatcher = &self.0.actors.dispatcher;
-        dispatcher.do_send(Submit { id, request: Arc::new(request), admitted, seat, reply });
+        self.dispatcher().do_send(Submit { id, request: Arc::new(request), admitted, seat, reply });
         Pending { id, outcome, handle: Some(self.clone()) }
     }
 
-    /// Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
-    pub(crate) async fn health(&self) -> Option<Health> {
-        let answer = self.0.actors.dispatcher.send(AskHealth);
-        tokio::select! {
+    /// How the system is. Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
+    pub async fn health(&self) -> Option<Health> {
+        let answer = self.dispatcher().send(AskHealth);
+        let health = tokio::select! {
             biased;
             health = answer => health.ok(),
             () = clock::until(clock::now() + HEALTH_PATIENCE) => None,
-        }
-    }
-
-    /// Whether the pool's request actors die faster than it bears.
-    pub(crate) fn pool_is_unready(&self) -> bool {
-        self.0.unready.load(Ordering::Relaxed)
+        };
+        let is_pool_unready = self.0.shared.unready.load(Ordering::Relaxed);
+        health.map(|health| Health { is_pool_unready, ..health })
     }
 
     /// The configuration in force.
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.0.config.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        self.0.shared.config()
     }
 
     /// Every routable name: routes, then models of usable upstreams (patterns left out), sorted.
-    pub(crate) fn models(&self) -> Vec<Model> {
+    pub fn models(&self) -> Vec<Model> {
         self.config().names().into_iter().map(|(id, owned_by)| Model { id, owned_by }).collect()
     }
 
-    /// The threads of the system; never empty.
-    pub(crate) fn seats(&self) -> &[Seat] {
-        &self.0.threads.seats
+    /// The threads of the system, each where its index is the seat's number; never empty.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn arbiters(&self) -> &[actix_rt::ArbiterHandle] {
+        &self.0.threads.arbiters
     }
 
     /// Puts another configuration in force; accepted calls stay. `[server] listen` and `[pool] threads` need a restart.
     pub fn reconfigure(&self, config: Config) {
         let config = Arc::new(config);
-        *self.0.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::clone(&config);
-        self.0.actors.dispatcher.do_send(Reconfigure(config));
+        *self.0.shared.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
+        self.dispatcher().do_send(Reconfigure(config));
     }
 }
 
@@ -214,8 +214,8 @@ impl Future for Pending {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         Pin::new(&mut self.outcome).poll(cx).map(|outcome| {
-            self.handle = None;
-            outcome.unwrap_or_else(|_| Err(restarting()))
+            let handle = self.handle.take();
+            outcome.unwrap_or_else(|_| Err(handle.map_or_else(restarting, |handle| handle.0.shared.nobody_there())))
         })
     }
 }
@@ -223,7 +223,7 @@ impl Future for Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
-            handle.0.actors.dispatcher.do_send(Cancel(self.id));
+            handle.dispatcher().do_send(Cancel(self.id));
         }
     }
 }

@@ -2,12 +2,14 @@
 
 mod events;
 mod handle;
+mod root;
 mod start;
+#[cfg(test)]
+mod tests;
 mod threads;
 
-pub(crate) use crate::dispatcher::Admitted;
 pub use events::{Event, Events};
-pub use handle::Forebay;
-pub(crate) use handle::{Model, Pending};
+pub use handle::{Forebay, Model};
 pub use start::Builder;
-pub(crate) use threads::Seat;
+#[cfg(feature = "gateway")]
+pub(crate) use {crate::dispatcher::Admitted, handle::Pending};

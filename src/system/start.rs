@@ -1,19 +1,19 @@
-//! Starts the system: threads, dispatcher, pool, and the lines between them.
+//! Starts the system: its threads, and on the first of them the root, which puts the rest together.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
 
 use actix::prelude::*;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::handle::{Actors, Forebay};
+use super::handle::Forebay;
+use super::root::{Hello, Root, Shared};
 use super::threads::Threads;
 use crate::clock::Dice;
 use crate::config::Config;
-use crate::dispatcher::{Admission, Dispatcher, PoolLine};
+use crate::dispatcher::Admission;
 use crate::messages::{Error, ErrorKind};
 use crate::pool::transport::{self, Transport, TransportFactory};
-use crate::pool::{Lines, Supervisor};
 
 /// Starts a system that differs from the ordinary one: another transport, dice that roll the same again.
 pub struct Builder {
@@ -62,54 +62,24 @@ impl Builder {
             0 => Threads::of_caller()?,
             count => Threads::own(count).await?,
         };
-        let admission = Admission::new(config.queue.max_bytes);
-        let unready = Arc::new(AtomicBool::new(false));
-        let parts = Parts {
-            config: Arc::clone(&config),
-            factory,
-            dice: self.dice,
-            admission: Arc::clone(&admission),
-            unready: Arc::clone(&unready),
-            arbiters: threads.seats.iter().map(|seat| seat.arbiter.clone()).collect(),
-        };
+        let shared = Arc::new(Shared {
+            admission: Admission::new(config.queue.max_bytes),
+            config: RwLock::new(config),
+            actors: RwLock::new(None),
+            unready: Arc::default(),
+            stopped: AtomicBool::new(false),
+        });
+        let (failed, failure) = watch::channel(false);
+        let (dice, arbiters) = (self.dice, threads.arbiters.clone());
         let (ready, started) = oneshot::channel();
-        let first = &threads.seats[0].arbiter;
-        first.spawn(async move {
-            // Whoever asked may be gone: then the actors go with their addresses.
-            let _ = ready.send(parts.assemble());
+        let of_root = Arc::clone(&shared);
+        threads.arbiters[0].spawn_fn(move || {
+            // Whoever asked may be gone: then the root stops with its address.
+            let _ = ready.send(Root::new(of_root, factory, arbiters, dice, failed).start());
         });
-        let actors = started.await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
-        Ok(Forebay::new(config, actors, threads, admission, unready))
-    }
-}
-
-/// What the first thread needs to put the system together.
-struct Parts {
-    config: Arc<Config>,
-    factory: TransportFactory,
-    dice: Dice,
-    admission: Arc<Admission>,
-    unready: Arc<AtomicBool>,
-    arbiters: Vec<actix_rt::ArbiterHandle>,
-}
-
-impl Parts {
-    /// Starts the actors on the current thread and draws the lines between them.
-    fn assemble(self) -> Actors {
-        let Self { config, factory, dice, admission, unready, arbiters } = self;
-        let pool = config.pool.clone();
-        let dispatcher = Dispatcher::new(config, admission, dice).start();
-        let to = dispatcher.clone();
-        let supervisor = Supervisor::create(move |ctx| {
-            let lines = Lines {
-                up: to.clone().recipient(),
-                opened: to.clone().recipient(),
-                attempted: to.clone().recipient(),
-                gone: [to.recipient(), ctx.address().recipient()],
-            };
-            Supervisor::new(&arbiters, &factory, &lines, pool.max_restarts, pool.restart_window, unready)
-        });
-        dispatcher.do_send(PoolLine(supervisor.clone().recipient()));
-        Actors { dispatcher, supervisor }
+        let root = started.await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
+        // The root assembles the system before it hears its first message.
+        root.send(Hello).await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
+        Ok(Forebay::new(shared, root, threads, failure))
     }
 }

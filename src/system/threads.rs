@@ -5,19 +5,13 @@ use std::thread;
 use actix_rt::{Arbiter, ArbiterHandle, System};
 use tokio::sync::oneshot;
 
-use crate::messages::{Error, ErrorKind, SeatId};
-
-/// A thread that carries actors and, in the daemon, connections.
-#[derive(Clone, Debug)]
-pub(crate) struct Seat {
-    pub(crate) id: SeatId,
-    pub(crate) arbiter: ArbiterHandle,
-}
+use crate::messages::{Error, ErrorKind};
 
 /// Threads that carry actors. Own ones end when this is dropped.
 #[derive(Debug)]
 pub(super) struct Threads {
-    pub(super) seats: Vec<Seat>,
+    /// In the order of their seats: the dispatcher lives on the first.
+    pub(super) arbiters: Vec<ArbiterHandle>,
     own: Option<System>,
 }
 
@@ -30,7 +24,7 @@ impl Threads {
                 "[pool] threads = 0 keeps all actors on the caller's thread, which must run an actix System; set threads = 1 or more",
             )
         })?;
-        Ok(Self { seats: seats([arbiter]), own: None })
+        Ok(Self { arbiters: vec![arbiter], own: None })
     }
 
     /// `count` threads of our own. They run an actix System of theirs, so it does not matter what the caller runs on.
@@ -60,7 +54,7 @@ impl Threads {
             .await
             .map_err(|_| failed("its runtime did not come up".into()))?
             .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { seats: seats(arbiters), own: Some(system) })
+        Ok(Self { arbiters, own: Some(system) })
     }
 }
 
@@ -70,9 +64,4 @@ impl Drop for Threads {
             system.stop();
         }
     }
-}
-
-fn seats(arbiters: impl IntoIterator<Item = ArbiterHandle>) -> Vec<Seat> {
-    let seat = |(index, arbiter)| Seat { id: SeatId(index as u16), arbiter };
-    arbiters.into_iter().enumerate().map(seat).collect()
 }

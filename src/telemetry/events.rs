@@ -33,7 +33,7 @@ pub(crate) fn stale_end(id: AttemptId, slot: SlotId) {
 pub(crate) fn call_ended(call: CallId, outcome: &Outcome) {
     match outcome {
         Ok(answer) => tracing::debug!(%call, status = answer.status, attempts = answer.meta.attempts, "call answered"),
-        Err(error) => tracing::info!(
+        Err(error) => tracing::debug!(
             %call,
             status = error.status(),
             code = error.code(),
@@ -45,7 +45,7 @@ pub(crate) fn call_ended(call: CallId, outcome: &Outcome) {
 }
 
 pub(crate) fn call_cancelled(call: CallId, attempts: u32) {
-    tracing::info!(%call, attempts, "caller gone");
+    tracing::debug!(%call, attempts, "caller gone");
 }
 
 pub(crate) fn account_held(account: &AccountId, after: Duration) {
@@ -64,6 +64,14 @@ pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
         restart_ms = restart_in.as_millis() as u64,
         "request actor died"
     );
+}
+
+pub(crate) fn part_died(part: &'static str) {
+    tracing::error!(part, "a part of the system crashed: its calls end as `restarting`, a fresh one starts");
+}
+
+pub(crate) fn system_failed(part: &'static str, deaths: usize, window: Duration) {
+    tracing::error!(part, deaths, window_s = window.as_secs(), "the system keeps crashing: it gives up");
 }
 
 pub(crate) fn pool_unready(deaths: usize, window: Duration) {

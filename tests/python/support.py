@@ -13,12 +13,17 @@ import urllib.request
 FOREBAY = os.environ.get("FOREBAY", "target/debug/forebay")
 
 
+def fnv(data):
+    """FNV-1a, 64 bits: the simulator's hash."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 % 2**64
+    return value
+
+
 def echo(prompt):
     """What the simulator answers to `prompt`, and to no other: see `forebay simulate --help`."""
-    value = 0xCBF29CE484222325
-    for byte in prompt.encode():
-        value = (value ^ byte) * 0x100000001B3 % 2**64
-    return f"echo {value:016x}: {prompt[:200]}"
+    return f"echo {fnv(prompt.encode()):016x}: {prompt[:200]}"
 
 
 class Running:
@@ -73,8 +78,8 @@ def simulator(*flags):
 
 
 @contextlib.contextmanager
-def gateway(upstream, more=""):
-    """The daemon in front of `upstream`; `more` is TOML behind the upstream's own keys."""
+def gateway(upstream, more="", models=("*",)):
+    """The daemon in front of `upstream`, which serves `models`; `more` is TOML behind the upstream's own keys."""
     with tempfile.TemporaryDirectory() as directory:
         path = os.path.join(directory, "gateway.toml")
         with open(path, "w") as file:
@@ -84,7 +89,7 @@ listen = "127.0.0.1:0"
 [upstreams.simulator]
 base_url = "{upstream}"
 api_keys = ["sk-simulated-0000000001"]
-models = ["*"]
+models = {json.dumps(list(models))}
 {more}
 """)
         with _running(["serve", "-c", path], directory, "serve") as running:

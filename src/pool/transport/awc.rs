@@ -26,6 +26,7 @@ use super::faults::{incomplete, unanswered};
 use super::tls::Trust;
 use super::trace::{Exchange, scope};
 use super::{HttpRequest, HttpResponse, LocalFuture, Transport, TransportError, TransportFactory};
+use crate::clock::{self, Instant};
 use crate::messages::{FailureKind, Headers, Sent, Upstream};
 
 const AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
@@ -34,8 +35,10 @@ const AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 /// mostly the first to, and a request is not sent into a connection being closed. Peers that close sooner are noticed
 /// when the connection is taken up again.
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
-/// How long a connection is taken up again at all: so that a name that moves is followed.
-const LIFETIME: Duration = Duration::from_secs(600);
+/// How long a client, and any connection, is taken up again at all: so that a name that moves is followed. And awc looks
+/// at a kept connection only when it wants one to the same host, so connections to a host that nothing is sent to any
+/// more (a webhook's) would stay open forever, did they not go with their client.
+pub(super) const LIFETIME: Duration = Duration::from_secs(600);
 /// Requests in flight for one upstream on one thread, before awc would make them wait: never. Waiting is the
 /// dispatcher's business, and awc has no limit of time for it.
 const NO_LIMIT: usize = 1 << 20;
@@ -69,6 +72,7 @@ struct Entry {
     tls: bool,
     connect: Duration,
     ca_file: Option<PathBuf>,
+    made: Instant,
     client: Client,
 }
 
@@ -91,6 +95,8 @@ impl AwcTransport {
     /// The client of `upstream`, made anew where a reload has changed how it dials.
     fn client(&self, upstream: &Upstream, tls: bool) -> Result<Client, TransportError> {
         let mut clients = self.clients.borrow_mut();
+        let now = clock::now();
+        clients.retain(|entry| now.saturating_duration_since(entry.made) < LIFETIME); // what is in flight goes on
         let at = clients.iter().position(|entry| entry.is_for(upstream, tls));
         if let Some(at) = at
             && clients[at].is_current(upstream)
@@ -112,6 +118,7 @@ impl AwcTransport {
             tls,
             connect: upstream.timeouts.connect,
             ca_file: upstream.ca_file.clone(),
+            made: now,
             client: client.clone(),
         };
         match at {

@@ -128,18 +128,17 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
                 self.held.advance(blank);
                 self.heads += blank;
             }
+            if self.heads + self.held.len() > HEAD_CAP + READ {
+                return Err(Broken("heads of more than 128 KiB")); // the last read may hold some of the body
+            }
             if self.held.is_empty() {
                 return Ok(false);
             }
             match examine(&mut self.held, scan)? {
-                None if self.heads + self.held.len() > HEAD_CAP => return Err(Broken("heads of more than 128 KiB")),
                 None => return Ok(false),
                 Some(Head::Interim(len)) => {
                     self.held.advance(len);
                     self.heads += len;
-                    if self.heads > HEAD_CAP {
-                        return Err(Broken("heads of more than 128 KiB"));
-                    }
                     *scan = Scan::default();
                 }
                 Some(Head::Final { len, status, body, reusable }) => {

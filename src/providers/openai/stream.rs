@@ -210,12 +210,17 @@ fn is_keep_alive(name: &str) -> bool {
     KEEP_ALIVES.iter().any(|one| name.eq_ignore_ascii_case(one))
 }
 
-/// An error event as a whole body: as it came where it has an envelope, otherwise put into one.
+/// An error event as a whole body.
 fn error(event: &Event, has_envelope: bool) -> Step {
-    let data = event.data_bytes();
-    let read = ErrorBody::read(&data);
-    let body = if has_envelope { data } else { read.to_envelope() };
-    Step::Error { body, status: read.status() }
+    let (body, status) = enveloped(event.data_bytes(), has_envelope);
+    Step::Error { body, status }
+}
+
+/// An error as it came where it has an envelope, otherwise put into one; and the status that it says.
+pub(super) fn enveloped(error: Bytes, has_envelope: bool) -> (Bytes, Option<u16>) {
+    let read = ErrorBody::read(&error);
+    let body = if has_envelope { error } else { read.to_envelope() };
+    (body, read.status())
 }
 
 #[cfg(test)]

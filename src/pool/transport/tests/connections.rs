@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::mpsc::unbounded_channel;
 
+use super::super::awc::LIFETIME;
 use super::peer::Peer;
 use super::rig::{OURS, Rig, run, trusted, upstream};
 use crate::messages::{FailureKind, Sent};
@@ -198,5 +199,31 @@ fn an_upstream_with_plain_and_encrypted_urls_keeps_them_apart() {
             rig.next_is_right("encrypted").await;
         }
         assert_eq!((plain.connections(), encrypted.connections()), (1, 1));
+    });
+}
+
+#[test]
+fn connections_to_a_host_that_nothing_is_sent_to_any_more_are_closed_in_time() {
+    // Without the limit of `run`, for the clock jumps.
+    actix_rt::System::new().block_on(async {
+        let (left, mut leaving) = unbounded_channel();
+        let forsaken = Peer::start(None, move |conn, asked| {
+            conn.answer(&asked.body)?;
+            let _ = left.send(conn.is_left());
+            Ok(false)
+        });
+        let other = Peer::start(None, |conn, asked| conn.answer(&asked.body).map(|()| true));
+        let mut rig = Rig::new(&forsaken, false);
+        rig.next_is_right("first").await;
+        rig.base = format!("http://{}", other.address);
+        rig.next_is_right("second").await;
+        assert!(leaving.recv().now_or_never().is_none());
+
+        tokio::time::pause();
+        tokio::time::advance(LIFETIME).await;
+        tokio::time::resume();
+        rig.next_is_right("third").await;
+        assert_eq!(leaving.recv().await, Some(true));
+        assert_eq!((forsaken.connections(), other.connections()), (1, 2));
     });
 }

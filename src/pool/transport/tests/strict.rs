@@ -218,6 +218,9 @@ fn garbage_and_heads_without_end_are_refused() {
     let mut rig = Rig::asked();
     rig.say("HTTP/1.1 103 Early Hints\r\n\r\n".repeat(10_000));
     assert!(rig.listen_error().contains("128 KiB"));
+    let mut rig = Rig::asked();
+    rig.say("\r\n".repeat(100_000));
+    assert!(rig.listen_error().contains("128 KiB"));
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! The root: a tiny actor that puts the dispatcher and the pool together, and together again when one of them dies.
+//!
+//! Owns nothing of a call. Hears `PartGone` from a dying dispatcher, supervisor or seat, and `Stop`. When the dispatcher
+//! dies, every call in its ledger is gone with it: the callers' replies are dropped, which the handle turns into one
+//! `restarting` error each. What the accounts have used lives on: the dispatcher leaves its budgets behind, so that no
+//! cap is exceeded by a fresh start. Too many deaths within a minute are more than a restart can cure: the root gives up,
+//! and says so.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::watch;
+
+use crate::clock::{self, Dice, Instant};
+use crate::config::Config;
+use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
+use crate::messages::{DeathWatch, Error, PartGone, Stop};
+use crate::pool::transport::TransportFactory;
+use crate::pool::{Lines, Supervisor};
+use crate::telemetry::events;
+
+/// So many deaths within [`WINDOW`] end the system.
+const DEATHS: usize = 3;
+const WINDOW: Duration = Duration::from_secs(60);
+
+/// The addresses of the two actors that hold the system together.
+pub(super) struct Actors {
+    pub(super) dispatcher: Addr<Dispatcher>,
+    pub(super) supervisor: Addr<Supervisor>,
+}
+
+/// What the handle and the root share.
+pub(super) struct Shared {
+    pub(super) config: RwLock<Arc<Config>>,
+    /// `None` until the root has started.
+    pub(super) actors: RwLock<Option<Actors>>,
+    pub(super) admission: Arc<Admission>,
+    /// Request actors crash faster than the pool bears.
+    pub(super) unready: Arc<AtomicBool>,
+    /// It was shut down: calls that find nobody are late, not unlucky.
+    pub(super) stopped: AtomicBool,
+}
+
+impl Shared {
+    /// What a call is told whose dispatcher is no more.
+    pub(super) fn nobody_there(&self) -> Error {
+        if self.stopped.load(Ordering::Relaxed) { draining() } else { restarting() }
+    }
+
+    pub(super) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Handle to root: answered when the system is together.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+pub(super) struct Hello;
+
+/// Puts the system together on the thread it lives on.
+pub(super) struct Root {
+    shared: Arc<Shared>,
+    factory: TransportFactory,
+    arbiters: Vec<actix_rt::ArbiterHandle>,
+    dice: Dice,
+    legacy: Legacy,
+    assembly: u32,
+    deaths: VecDeque<Instant>,
+    failed: watch::Sender<bool>,
+}
+
+impl Root {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        factory: TransportFactory,
+        arbiters: Vec<actix_rt::ArbiterHandle>,
+        dice: Dice,
+        failed: watch::Sender<bool>,
+    ) -> Self {
+        let legacy = Legacy::default();
+        Self { shared, factory, arbiters, dice, legacy, assembly: 0, deaths: VecDeque::new(), failed }
+    }
+
+    /// Starts dispatcher and pool and draws the lines between them.
+    fn assemble(&mut self, ctx: &mut Context<Self>) {
+        self.assembly += 1;
+        self.shared.unready.store(false, Ordering::Relaxed);
+        let config = self.shared.config();
+        let pool = config.pool.clone();
+        let watch = DeathWatch::new(ctx.address().recipient(), self.assembly, "supervisor");
+        let dispatcher = Dispatcher::new(
+            config,
+            Arc::clone(&self.shared.admission),
+            Dice::seeded(self.dice.number()),
+            self.legacy.clone(),
+            watch.over("dispatcher"),
+        )
+        .start();
+        let to = dispatcher.clone();
+        let (arbiters, factory, unready) = (&self.arbiters, &self.factory, Arc::clone(&self.shared.unready));
+        let supervisor = Supervisor::create(|ctx| {
+            let lines = Lines {
+                up: to.clone().recipient(),
+                opened: to.clone().recipient(),
+                attempted: to.clone().recipient(),
+                gone: [to.recipient(), ctx.address().recipient()],
+            };
+            Supervisor::new(arbiters, factory, &lines, &pool, unready, watch)
+        });
+        dispatcher.do_send(PoolLine(supervisor.clone().recipient()));
+        let actors = Actors { dispatcher, supervisor };
+        let mut current = self.shared.actors.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(old) = current.replace(actors) {
+            old.stop();
+        }
+    }
+
+    fn stop_actors(&self) {
+        if let Some(actors) = &*self.shared.actors.read().unwrap_or_else(PoisonError::into_inner) {
+            actors.stop();
+        }
+    }
+}
+
+impl Actors {
+    /// The supervisor first: it would replace the request actors that go with the dispatcher.
+    fn stop(&self) {
+        self.supervisor.do_send(Stop);
+        self.dispatcher.do_send(Stop);
+    }
+}
+
+impl Actor for Root {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        self.assemble(ctx);
+    }
+}
+
+impl Handler<Hello> for Root {
+    type Result = ();
+
+    fn handle(&mut self, _: Hello, _: &mut Context<Self>) {}
+}
+
+impl Handler<PartGone> for Root {
+    type Result = ();
+
+    fn handle(&mut self, gone: PartGone, ctx: &mut Context<Self>) {
+        if gone.assembly != self.assembly {
+            return;
+        }
+        let now = clock::now();
+        while self.deaths.front().is_some_and(|at| *at + WINDOW <= now) {
+            self.deaths.pop_front();
+        }
+        self.deaths.push_back(now);
+        if self.deaths.len() < DEATHS {
+            events::part_died(gone.part);
+            self.assemble(ctx);
+        } else {
+            events::system_failed(gone.part, DEATHS, WINDOW);
+            self.assembly += 1;
+            self.stop_actors();
+            self.failed.send_replace(true);
+        }
+    }
+}
+
+impl Handler<Stop> for Root {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
+        // What dies from here on is meant to.
+        self.assembly += 1;
+        self.stop_actors();
+        ctx.stop();
+    }
+}
