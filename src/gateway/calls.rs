@@ -20,7 +20,8 @@ const X_FOREBAY_TIMEOUT: HeaderName = HeaderName::from_static("x-forebay-timeout
 const X_FOREBAY_PRIORITY: HeaderName = HeaderName::from_static("x-forebay-priority");
 
 /// What OpenAI's and Anthropic's SDKs send of their own time limit, in seconds.
-const SDK_TIMEOUTS: [&str; 2] = ["x-stainless-timeout", "x-stainless-read-timeout"];
+const SDK_TIMEOUTS: [HeaderName; 2] =
+    [HeaderName::from_static("x-stainless-timeout"), HeaderName::from_static("x-stainless-read-timeout")];
 
 /// The longest time limit there is.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
@@ -96,7 +97,7 @@ async fn read(
 }
 
 fn passed_on(from: &HeaderMap) -> Headers {
-    pick_for_upstream(&from.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
+    pick_for_upstream(from.iter())
 }
 
 /// The caller's time limit: its own word to us, or else what its SDK lets on.
@@ -108,7 +109,7 @@ fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
             Err(problem) => Err(bad_header(&X_FOREBAY_TIMEOUT, &problem)),
         };
     }
-    let seconds = |name| {
+    let seconds = |name: HeaderName| {
         let seconds: f64 = headers.get(name)?.to_str().ok()?.trim().parse().ok()?;
         // Not above 0 covers what is not a number, too.
         (seconds > 0.0).then(|| Duration::try_from_secs_f64(seconds).map_or(TIMEOUT_MAX, |time| time.min(TIMEOUT_MAX)))
@@ -141,7 +142,7 @@ fn answer(outcome: Outcome, mut line: AccessLine) -> HttpResponse {
     line.set_status(status);
     line.set_meta(&meta);
     let mut response = HttpResponse::new(StatusCode::from_u16(status).unwrap_or(StatusCode::OK));
-    headers::copy(&theirs, response.headers_mut());
+    headers::copy(theirs, response.headers_mut());
     headers::describe(&meta, response.headers_mut());
     match body {
         AnswerBody::Whole(bytes) => {

@@ -40,7 +40,7 @@ fn fill(error: &Error, to: &mut HeaderMap) {
     let mut after = error.retry_after();
     match error.answer() {
         Some((theirs, _)) => {
-            headers::copy(theirs, to);
+            headers::copy(theirs.clone(), to);
             after = after.or_else(|| theirs.get("retry-after")?.trim().parse().ok().map(Duration::from_secs));
             to.remove(header::RETRY_AFTER);
             to.remove(RETRY_AFTER_MS);

@@ -14,14 +14,14 @@ const X_FOREBAY_ATTEMPTS: HeaderName = HeaderName::from_static("x-forebay-attemp
 const X_FOREBAY_QUEUED_MS: HeaderName = HeaderName::from_static("x-forebay-queued-ms");
 
 /// Copies what the upstream sent, except what frames its message: ours is framed anew.
-pub(super) fn copy(from: &Headers, to: &mut HeaderMap) {
-    for (name, value) in from.iter() {
+pub(super) fn copy(from: Headers, to: &mut HeaderMap) {
+    for (name, value) in from {
         let framing = matches!(
             name.as_str(),
             "connection" | "content-length" | "keep-alive" | "trailer" | "transfer-encoding" | "upgrade"
         );
         if !framing {
-            to.append(name.clone(), value.clone());
+            to.append(name, value);
         }
     }
 }
@@ -140,7 +140,7 @@ mod tests {
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
                 .collect();
         let mut to = HeaderMap::new();
-        copy(&from, &mut to);
+        copy(from, &mut to);
         assert_eq!(to.len(), 1);
         assert_eq!(to.get("openai-version").unwrap(), "2020-10-01");
     }

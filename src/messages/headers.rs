@@ -30,6 +30,11 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name, value))
     }
 
+    /// Drops every header whose name `keeps` does not want.
+    pub(crate) fn retain(&mut self, mut keeps: impl FnMut(&HeaderName) -> bool) {
+        self.0.retain(|(name, _)| keeps(name));
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.0.len()
@@ -44,6 +49,15 @@ impl Headers {
 impl FromIterator<(HeaderName, HeaderValue)> for Headers {
     fn from_iter<I: IntoIterator<Item = (HeaderName, HeaderValue)>>(iter: I) -> Self {
         Self(iter.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Headers {
+    type Item = (HeaderName, HeaderValue);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 

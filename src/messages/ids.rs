@@ -25,9 +25,9 @@ impl CallId {
 impl fmt::Display for CallId {
     /// `req_` and a number that is unlikely to repeat in another process.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        static PROCESS: OnceLock<u64> = OnceLock::new();
-        let process = PROCESS.get_or_init(|| crate::clock::Dice::new().number());
-        write!(f, "req_{process:016x}{:08x}", self.0)
+        static PREFIX: OnceLock<String> = OnceLock::new();
+        f.write_str(PREFIX.get_or_init(|| format!("req_{:016x}", crate::clock::Dice::new().number())))?;
+        write!(f, "{:08x}", self.0)
     }
 }
 

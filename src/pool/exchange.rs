@@ -3,18 +3,18 @@
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use actix::Recipient;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use tokio::sync::oneshot;
 
 use super::relay;
-use super::transport::{BodyStream, HttpRequest, HttpResponse, Transport, TransportError};
+use super::request_actor::Lines;
+use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
-use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Opened, Phase, RunAttempt, Sent};
+use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Phase, RunAttempt, Sent};
 use crate::providers::{classify, headers, openai};
 
 /// The most of an error's body that is kept: more tells nobody more.
@@ -24,7 +24,7 @@ const MAX_ERROR_BODY: usize = 1 << 20;
 pub(super) async fn run(
     attempt: RunAttempt,
     transport: Rc<dyn Transport>,
-    opened: Recipient<Opened>,
+    lines: Rc<Lines>,
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let timeouts = attempt.account.upstream.timeouts;
@@ -48,13 +48,13 @@ pub(super) async fn run(
         Ok(response) => response,
         Err(failure) => return AttemptEnd::Failed(*failure),
     };
-    let reading = Reading { idle: timeouts.idle, first_byte, patience };
+    let mut reading = Reading { idle: timeouts.idle, first_byte, patience, silence: None };
     let (response, is_stream) = match attempt.request.is_stream() && response.status / 100 == 2 {
         true if is_event_stream(&response.headers) => (response, true),
         true => tokio::select! {
             biased;
             _ = &mut aborted => return AttemptEnd::Aborted,
-            looked = look(response, reading) => match looked {
+            looked = look(response, &mut reading) => match looked {
                 Ok(looked) => looked,
                 Err(failure) => return AttemptEnd::Failed(*failure),
             },
@@ -62,7 +62,7 @@ pub(super) async fn run(
         false => (response, false),
     };
     if is_stream {
-        return relay::run(attempt, response, reading, encoded.usage_added, opened, aborted).await;
+        return relay::run(attempt, response, reading, encoded.usage_added, &lines.opened, aborted).await;
     }
     tokio::select! {
         biased;
@@ -72,23 +72,38 @@ pub(super) async fn run(
 }
 
 /// How patient a body is read.
-#[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
     idle: Duration,
     first_byte: Instant,
     patience: Duration,
+    /// Runs out when there may have been silence for long enough. Not set anew for every chunk: whoever finds it run out
+    /// sets it to when there will have been.
+    silence: Option<LocalFuture<()>>,
 }
 
 impl Reading {
     /// The next chunk of `body`; `first` when none has come yet.
-    pub(super) async fn chunk(&self, body: &mut BodyStream, first: bool) -> Result<Option<Bytes>, Box<Failure>> {
-        let next = std::future::poll_fn(|cx| body.as_mut().poll_next(cx));
-        let next = async { next.await.transpose() };
+    pub(super) async fn chunk(&mut self, body: &mut BodyStream, first: bool) -> Result<Option<Bytes>, Box<Failure>> {
         if first {
-            within(self.first_byte, Phase::FirstByte, self.patience, next).await
-        } else {
-            within(clock::now() + self.idle, Phase::Idle, self.idle, next).await
+            let next = std::future::poll_fn(|cx| body.as_mut().poll_next(cx));
+            let next = async { next.await.transpose() };
+            return within(self.first_byte, Phase::FirstByte, self.patience, next).await;
         }
+        let late = clock::now() + self.idle;
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(chunk) = body.as_mut().poll_next(cx) {
+                return Poll::Ready(chunk.transpose().map_err(|error| Box::new(unanswered(error))));
+            }
+            loop {
+                let silence = self.silence.get_or_insert_with(|| Box::pin(clock::until(late)));
+                ready!(silence.as_mut().poll(cx));
+                self.silence = None;
+                if clock::now() >= late {
+                    return Poll::Ready(Err(Box::new(timeout(Phase::Idle, self.idle))));
+                }
+            }
+        })
+        .await
     }
 
     /// How long the other side may keep still.
@@ -144,7 +159,7 @@ fn is_event_stream(headers: &Headers) -> bool {
 /// Looks at how the body of `response` begins, which is not announced as events: whether it may be some all the same.
 /// Servers announce them wrongly and clients do not mind, so only what begins as JSON does is taken for a whole answer.
 /// The response comes back as it was.
-async fn look(response: HttpResponse, reading: Reading) -> Result<(HttpResponse, bool), Box<Failure>> {
+async fn look(response: HttpResponse, reading: &mut Reading) -> Result<(HttpResponse, bool), Box<Failure>> {
     let HttpResponse { status, headers, mut body } = response;
     let (mut seen, mut length) = (Vec::new(), 0);
     let start = loop {
@@ -177,7 +192,7 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
     }
     match openai::read_answer(attempt.request.endpoint(), &body) {
         Ok(_) if attempt.request.is_stream() => AttemptEnd::Failed(no_events(attempt, &all, &body)),
-        Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(&all), body, usage },
+        Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage },
         Err(detail) => AttemptEnd::Failed(Failure::new(
             FailureKind::Malformed,
             Sent::Maybe,
@@ -204,7 +219,7 @@ fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
 pub(super) fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: &Bytes) -> Failure {
     // The wall clock is read here once, for answers that name a date without one of their own.
     let mut failure = classify::classify(status, all, body, WallClock::new().at(clock::now()));
-    let shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all));
+    let shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
     failure.answer = Some((status, shown, attempt.redactor.redact(body)));
     failure
 }
@@ -213,7 +228,7 @@ async fn collect(
     mut body: BodyStream,
     most: usize,
     headers: &Headers,
-    reading: Reading,
+    mut reading: Reading,
 ) -> Result<Bytes, Box<Failure>> {
     let too_large = || {
         let message = format!("the answer is larger than {most} bytes (max_answer)");

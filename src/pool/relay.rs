@@ -145,7 +145,7 @@ pub(super) async fn run(
     response: HttpResponse,
     reading: Reading,
     strip_usage: bool,
-    opened: Recipient<Opened>,
+    opened: &Recipient<Opened>,
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let HttpResponse { status, headers: all, body } = response;
@@ -175,7 +175,7 @@ pub(super) async fn run(
         slot: attempt.slot,
         id: attempt.id,
         status: source.status,
-        headers: headers::pick_for_caller(&source.headers),
+        headers: headers::pick_for_caller(source.headers.clone()),
         events,
     });
     let end = pass_on(&attempt, &mut source, &sender, first, &mut aborted).await;

@@ -43,13 +43,13 @@ pub(super) struct RequestActor {
     slot: SlotId,
     seat: SeatId,
     transport: Rc<dyn Transport>,
-    lines: Lines,
+    lines: Rc<Lines>,
     running: Option<(AttemptId, oneshot::Sender<Option<Error>>)>,
     _watch: SlotWatch,
 }
 
 impl RequestActor {
-    pub(super) fn new(slot: SlotId, seat: SeatId, transport: Rc<dyn Transport>, lines: Lines) -> Self {
+    pub(super) fn new(slot: SlotId, seat: SeatId, transport: Rc<dyn Transport>, lines: Rc<Lines>) -> Self {
         let watch = SlotWatch { slot, gone: lines.gone.clone() };
         Self { slot, seat, transport, lines, running: None, _watch: watch }
     }
@@ -77,7 +77,7 @@ impl Handler<RunAttempt> for RequestActor {
         let (abort, aborted) = oneshot::channel();
         let id = attempt.id;
         self.running = Some((id, abort));
-        let work = exchange::run(attempt, Rc::clone(&self.transport), self.lines.opened.clone(), aborted);
+        let work = exchange::run(attempt, Rc::clone(&self.transport), Rc::clone(&self.lines), aborted);
         ctx.spawn(work.into_actor(self).map(move |end, actor, _| {
             actor.running = None;
             actor.lines.attempted.do_send(Attempted { slot: actor.slot, id, end });

@@ -18,7 +18,7 @@ pub(super) struct StartSlot(pub(super) SlotId);
 pub(super) struct Seat {
     id: SeatId,
     transport: Rc<dyn Transport>,
-    lines: Lines,
+    lines: Rc<Lines>,
     /// By index; a slot's next generation takes the place of the one before.
     slots: HashMap<u32, Addr<RequestActor>>,
     _watch: DeathWatch,
@@ -27,7 +27,7 @@ pub(super) struct Seat {
 impl Seat {
     /// The watch is there before the transport is made: a factory that panics is a death like any other.
     pub(super) fn new(id: SeatId, factory: &TransportFactory, lines: Lines, watch: DeathWatch) -> Self {
-        Self { _watch: watch, id, transport: factory(), lines, slots: HashMap::new() }
+        Self { _watch: watch, id, transport: factory(), lines: Rc::new(lines), slots: HashMap::new() }
     }
 }
 
@@ -48,7 +48,7 @@ impl Handler<StartSlot> for Seat {
     type Result = ();
 
     fn handle(&mut self, StartSlot(slot): StartSlot, _: &mut Context<Self>) {
-        let actor = RequestActor::new(slot, self.id, Rc::clone(&self.transport), self.lines.clone());
+        let actor = RequestActor::new(slot, self.id, Rc::clone(&self.transport), Rc::clone(&self.lines));
         self.slots.insert(slot.index, actor.start());
     }
 }

@@ -3,7 +3,7 @@
 //! Towards the upstream a list of what may: the caller's key, cookies and whatever a browser adds stay here. Back to
 //! the caller all but what belongs to the connection, to the account's own limits, or to someone else's session.
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue};
 
 use crate::messages::Headers;
 
@@ -65,32 +65,32 @@ pub(crate) fn for_caller(name: &str) -> bool {
         || account.iter().any(|prefix| starts_with(name, prefix)))
 }
 
-/// The headers of a caller that go to the upstream.
+/// Those of a caller's headers that go to the upstream.
 #[cfg(feature = "gateway")]
-pub(crate) fn pick_for_upstream(headers: &Headers) -> Headers {
-    pick(headers, for_upstream)
+pub(crate) fn pick_for_upstream<'a>(headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Headers {
+    let listed = headers
+        .filter(|(name, _)| for_upstream(name.as_str()) || **name == CONNECTION)
+        .map(|(name, value)| (name.clone(), value.clone()));
+    pick(listed.collect(), for_upstream)
 }
 
-/// The headers of an upstream that go back to the caller.
-pub(crate) fn pick_for_caller(headers: &Headers) -> Headers {
+/// Those of an upstream's headers that go back to the caller.
+pub(crate) fn pick_for_caller(headers: Headers) -> Headers {
     pick(headers, for_caller)
 }
 
 /// Those that `passes`, without any that a `Connection` header names: they are of that connection only.
-fn pick(headers: &Headers, passes: fn(&str) -> bool) -> Headers {
-    let connection: Vec<&HeaderValue> =
-        headers.iter().filter(|(name, _)| name.as_str() == "connection").map(|(_, value)| value).collect();
+fn pick(mut headers: Headers, passes: fn(&str) -> bool) -> Headers {
+    let connection: Vec<HeaderValue> =
+        headers.iter().filter(|(name, _)| **name == CONNECTION).map(|(_, value)| value.clone()).collect();
     let is_named = |name: &HeaderName| {
         connection.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).any(|token| {
             // Content-Type named there would leave a body of unknown kind: no honest sender does it.
-            token.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()) && name.as_str() != "content-type"
+            token.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes()) && *name != CONTENT_TYPE
         })
     };
+    headers.retain(|name| passes(name.as_str()) && !is_named(name));
     headers
-        .iter()
-        .filter(|(name, _)| passes(name.as_str()) && !is_named(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect()
 }
 
 fn is_hop_by_hop(name: &str) -> bool {
@@ -215,9 +215,9 @@ mod tests {
             ("content-type", "application/json"),
             ("x-other", "4"),
         ]);
-        assert_eq!(names(&pick_for_caller(&upstreams)), ["x-other", "content-type", "x-other"]);
+        assert_eq!(names(&pick_for_caller(upstreams)), ["x-other", "content-type", "x-other"]);
         let callers =
             headers(&[("connection", "openai-beta"), ("openai-beta", "1"), ("accept", "*/*"), ("cookie", "a")]);
-        assert_eq!(names(&pick_for_upstream(&callers)), ["accept"]);
+        assert_eq!(names(&pick_for_upstream(callers.iter())), ["accept"]);
     }
 }

@@ -74,8 +74,7 @@ fn fields(raw: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
     std::iter::from_fn(move || {
         while at < raw.len() {
             let start = at;
-            let end =
-                raw[start..].iter().position(|byte| is_line_end(*byte)).map_or(raw.len(), |length| start + length);
+            let end = line_end(&raw[start..]).map_or(raw.len(), |length| start + length);
             at = end + 1;
             let line = &raw[start..end];
             match line.iter().position(|byte| *byte == b':') {
@@ -95,6 +94,11 @@ fn fields(raw: &[u8]) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
 
 fn is_line_end(byte: u8) -> bool {
     byte == b'\n' || byte == b'\r'
+}
+
+/// Where the first line end stands.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr2(b'\n', b'\r', bytes)
 }
 
 /// Cuts a stream into events.
@@ -235,7 +239,7 @@ impl SseParser {
             if !is_line_end(byte) {
                 self.after_cr = false;
                 self.line = Line::Inside;
-                self.looked_at += rest.iter().position(|byte| is_line_end(*byte)).unwrap_or(rest.len());
+                self.looked_at += line_end(rest).unwrap_or(rest.len());
                 continue;
             }
             self.looked_at += 1;

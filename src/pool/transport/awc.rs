@@ -4,6 +4,7 @@
 //! over the bytes between them and awc ([`super::strict`]), because awc alone mixes answers up.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,6 +42,8 @@ pub(super) const LIFETIME: Duration = Duration::from_secs(600);
 /// Requests in flight for one upstream on one thread, before awc would make them wait: never. Waiting is the
 /// dispatcher's business, and awc has no limit of time for it.
 const NO_LIMIT: usize = 1 << 20;
+/// URLs whose parts are remembered. There are a few to an upstream, unless a path should name something of the caller's.
+const MAX_PLACES: usize = 64;
 /// awc's limit on connecting, out of the way of ours.
 const NO_TIMEOUT: Duration = Duration::from_secs(400 * 86_400);
 
@@ -58,6 +61,8 @@ pub(crate) struct AwcTransport {
     trust: Arc<Trust>,
     /// A client for each upstream: its connections, and what they are made with. Few enough to look through.
     clients: Rc<RefCell<Vec<Entry>>>,
+    /// The parts of URLs called lately: reading one costs more than a look here.
+    places: RefCell<HashMap<String, Place>>,
 }
 
 /// The connections to one upstream.
@@ -84,7 +89,7 @@ impl Entry {
 
 impl AwcTransport {
     fn new(trust: Arc<Trust>) -> Self {
-        Self { trust, clients: Rc::default() }
+        Self { trust, clients: Rc::default(), places: RefCell::default() }
     }
 
     /// The client of `upstream`, made anew where a reload has changed how it dials.
@@ -123,17 +128,30 @@ impl AwcTransport {
         Ok(client)
     }
 
+    fn place(&self, url: String) -> Result<Place, TransportError> {
+        let mut places = self.places.borrow_mut();
+        if let Some(place) = places.get(&url) {
+            return Ok(place.clone());
+        }
+        let place = Place::read(&url)?;
+        if places.len() >= MAX_PLACES {
+            places.clear();
+        }
+        places.insert(url, place.clone());
+        Ok(place)
+    }
+
     fn prepare(&self, request: HttpRequest) -> Result<(ClientRequest, Bytes, bool), TransportError> {
-        let place = Place::read(&request.url)?;
+        let place = self.place(request.url)?;
         let mut post = self.client(&request.upstream, place.tls)?.post(place.uri).no_decompress();
         let headers = post.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT)); // the upstream's own configuration may name another
         let mut named_agent = false;
-        for (name, value) in request.headers.iter().filter(|(name, _)| !is_ours(name)) {
-            if *name == USER_AGENT && !std::mem::replace(&mut named_agent, true) {
-                headers.insert(USER_AGENT, value.clone());
+        for (name, value) in request.headers.into_iter().filter(|(name, _)| !is_ours(name)) {
+            if name == USER_AGENT && !std::mem::replace(&mut named_agent, true) {
+                headers.insert(USER_AGENT, value);
             } else {
-                headers.append(name.clone(), value.clone());
+                headers.append(name, value);
             }
         }
         headers.insert(HOST, place.host);
@@ -187,6 +205,7 @@ impl Transport for AwcTransport {
 }
 
 /// Where a request goes.
+#[derive(Clone)]
 struct Place {
     tls: bool,
     /// As awc is to see it: always http, always with a port.

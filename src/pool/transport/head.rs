@@ -61,7 +61,7 @@ impl Scan {
 
     /// The length of the head that `bytes` begin with, or `None` while its end is not there.
     fn end(&mut self, bytes: &[u8]) -> Option<usize> {
-        while let Some(found) = bytes[self.seen..].iter().position(|&b| b == b'\n') {
+        while let Some(found) = memchr::memchr(b'\n', &bytes[self.seen..]) {
             let line = &bytes[self.line..self.seen + found];
             self.seen += found + 1;
             self.line = self.seen;
@@ -118,7 +118,7 @@ fn mend(head: &mut [u8], minor: u8, status: u16) -> Result<(Framing, bool), Brok
     let (mut length, mut encoded, mut chunked) = (None, false, false);
     let mut start = 0;
     while start < head.len() {
-        let end = head[start..].iter().position(|&b| b == b'\n').map_or(head.len(), |n| start + n);
+        let end = memchr::memchr(b'\n', &head[start..]).map_or(head.len(), |n| start + n);
         let line = &mut head[start..end];
         start = end + 1;
         let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
