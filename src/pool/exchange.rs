@@ -206,7 +206,7 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
 /// events, and their answer would be lost without a word.
 fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
     if let Some((error, status)) = openai::error_in(body) {
-        return relay::error_event(attempt, all, &error, status);
+        return relay::error_event(&attempt.redactor, all, &error, status);
     }
     let message = "the upstream answered a request for a stream with one whole answer";
     let mut failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, message);

@@ -1,6 +1,7 @@
 //! A stream on its way: held until its first content, then passed on as it comes, and never ended as if it were complete
 //! when it is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Recipient;
@@ -12,7 +13,8 @@ use super::exchange::Reading;
 use super::transport::{BodyStream, HttpResponse};
 use crate::clock::{self, WallClock};
 use crate::messages::{
-    AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, Opened, RunAttempt, Sent, StreamSender, stream,
+    AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, Opened, Redactor, RunAttempt, Sent, StreamSender,
+    stream,
 };
 use crate::providers::classify::classify_event;
 use crate::providers::headers;
@@ -55,17 +57,19 @@ struct Source {
     ended: Option<Progress>,
     status: u16,
     headers: Headers,
+    redactor: Redactor,
+    upstream: Arc<str>,
 }
 
 impl Source {
     /// Reads until there is something to pass on or the stream has ended. What came before an end is passed on first,
     /// unless it was only held: then the attempt has shown nothing and may be repeated.
-    async fn next(&mut self, attempt: &RunAttempt) -> Progress {
+    async fn next(&mut self) -> Progress {
         if let Some(end) = self.ended.take() {
             return end;
         }
         let mut piece = BytesMut::new();
-        let end = self.read(attempt, &mut piece).await;
+        let end = self.read(&mut piece).await;
         let complete = matches!(end, Some(Progress::Complete));
         if !piece.is_empty() && (self.begun || complete) {
             self.ended = end;
@@ -75,7 +79,7 @@ impl Source {
     }
 
     /// Reads into `piece`; `None` when the piece should go on its way.
-    async fn read(&mut self, attempt: &RunAttempt, piece: &mut BytesMut) -> Option<Progress> {
+    async fn read(&mut self, piece: &mut BytesMut) -> Option<Progress> {
         loop {
             while let Some(event) = self.parser.next() {
                 let Ok(event) = event else {
@@ -97,7 +101,7 @@ impl Source {
                         return Some(Progress::Broken(Box::new(failure), None));
                     }
                     Step::Error { body, status } => {
-                        let failure = error_event(attempt, &self.headers, &body, status);
+                        let failure = error_event(&self.redactor, &self.headers, &body, status);
                         let said = failure.answer.as_ref().map(|(_, _, body)| body.clone());
                         return Some(Progress::Broken(Box::new(failure), said));
                     }
@@ -126,8 +130,8 @@ impl Source {
 
 /// The failure that an error event is that an upstream opens a stream with, or breaks it with. Its text may go to the
 /// caller, so no configured secret in it survives.
-pub(super) fn error_event(attempt: &RunAttempt, all: &Headers, body: &Bytes, status: Option<u16>) -> Failure {
-    let body = attempt.redactor.redact(body);
+pub(super) fn error_event(redactor: &Redactor, all: &Headers, body: &Bytes, status: Option<u16>) -> Failure {
+    let body = redactor.redact(body);
     let mut failure = classify_event(status, all, &body, WallClock::new().at(clock::now()));
     let mut json = Headers::new();
     json.push(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
@@ -148,11 +152,17 @@ pub(super) async fn run(
     opened: &Recipient<Opened>,
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
+    let RunAttempt { slot, id, request, account, redactor, .. } = attempt;
     let HttpResponse { status, headers: all, body } = response;
+    let reader = StreamReader::new(request.endpoint(), strip_usage);
+    // Sent and answered: a long stream does not hold the body of its request. Until the first content the dispatcher does.
+    drop(request);
     let mut source = Source {
         body,
         parser: SseParser::new(MAX_EVENT),
-        reader: StreamReader::new(attempt.request.endpoint(), strip_usage),
+        reader,
+        redactor,
+        upstream: Arc::clone(&account.upstream.name),
         reading,
         first: true,
         begun: false,
@@ -163,7 +173,7 @@ pub(super) async fn run(
     let first = tokio::select! {
         biased;
         _ = &mut aborted => return AttemptEnd::Aborted,
-        progress = source.next(&attempt) => progress,
+        progress = source.next() => progress,
     };
     let first = match first {
         Progress::Events(events) => events,
@@ -172,13 +182,13 @@ pub(super) async fn run(
     };
     let (sender, events) = stream();
     opened.do_send(Opened {
-        slot: attempt.slot,
-        id: attempt.id,
+        slot,
+        id,
         status: source.status,
         headers: headers::pick_for_caller(source.headers.clone()),
         events,
     });
-    let end = pass_on(&attempt, &mut source, &sender, first, &mut aborted).await;
+    let end = pass_on(&mut source, &sender, first, &mut aborted).await;
     let usage = source.reader.usage();
     let (told, broken) = match end {
         Passed::Complete => (Ok(()), None),
@@ -206,7 +216,6 @@ enum Passed {
 }
 
 async fn pass_on(
-    attempt: &RunAttempt,
     source: &mut Source,
     sender: &StreamSender,
     first: Bytes,
@@ -229,7 +238,7 @@ async fn pass_on(
             biased;
             told = &mut *aborted => return Passed::CalledOff(told.ok().flatten().unwrap_or_else(gone)),
             () = sender.closed() => return Passed::CalledOff(gone()),
-            progress = source.next(attempt) => progress,
+            progress = source.next() => progress,
         };
         events = match progress {
             Progress::Events(events) => events,
@@ -237,10 +246,9 @@ async fn pass_on(
             Progress::Broken(failure, said) => {
                 let error = match said {
                     Some(body) => Error::upstream(failure.status().unwrap_or(502), Headers::new(), body),
-                    None => Error::new(
-                        ErrorKind::UpstreamUnavailable,
-                        format!("{}: {}", attempt.account.upstream.name, failure.message),
-                    ),
+                    None => {
+                        Error::new(ErrorKind::UpstreamUnavailable, format!("{}: {}", source.upstream, failure.message))
+                    }
                 };
                 return Passed::Broken(failure, error);
             }
