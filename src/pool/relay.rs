@@ -92,7 +92,12 @@ impl Source {
                     Step::Hold => piece.extend_from_slice(event.raw()),
                     Step::Content => {
                         self.begun = true;
-                        piece.extend_from_slice(event.raw());
+                        if self.reader.is_ended() {
+                            // A response that ends as failed says why, in the upstream's words.
+                            piece.extend_from_slice(&self.redactor.redact(event.raw()));
+                        } else {
+                            piece.extend_from_slice(event.raw());
+                        }
                     }
                     Step::Drop => {}
                     Step::Malformed { detail } => {
