@@ -84,7 +84,7 @@ impl Switchboard {
         for (index, target) in targets.iter().enumerate().skip(from) {
             let capacity = self.config.queue.capacity;
             let lane = &mut self.lanes[target.lane];
-            let tokens = if lane.counts_tokens() { tokens::estimate(request) } else { 0 };
+            let tokens = if lane.counts_tokens() { request.tokens(tokens::estimate) } else { 0 };
             let refusal = if newcomer && lane.waiting >= capacity {
                 Some(
                     Error::new(

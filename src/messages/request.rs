@@ -1,6 +1,6 @@
 //! What the caller said: immutable, its body shared and never rewritten on the way.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,6 +73,8 @@ pub struct Request {
     timeout: Option<Duration>,
     priority: Priority,
     tenant: Option<Arc<str>>,
+    /// What it may need in tokens, once somebody has asked.
+    tokens: OnceLock<u64>,
 }
 
 impl Request {
@@ -83,7 +85,15 @@ impl Request {
     /// a `model`, and `stream` a bool where it is there.
     pub fn new(endpoint: Endpoint, body: impl Into<Bytes>) -> Result<Self, Error> {
         let body = Body::read(endpoint, body.into())?;
-        Ok(Self { endpoint, body, headers: Headers::new(), timeout: None, priority: Priority::default(), tenant: None })
+        Ok(Self {
+            endpoint,
+            body,
+            headers: Headers::new(),
+            timeout: None,
+            priority: Priority::default(),
+            tenant: None,
+            tokens: OnceLock::new(),
+        })
     }
 
     /// A chat: `messages` is any value that serialises to the array OpenAI's API takes.
@@ -190,6 +200,11 @@ impl Request {
     /// Where it stands among calls that wait.
     pub fn priority(&self) -> Priority {
         self.priority
+    }
+
+    /// What it may need in tokens, as `estimate` says: asked once, since it reads the whole body.
+    pub(crate) fn tokens(&self, estimate: impl FnOnce(&Self) -> u64) -> u64 {
+        *self.tokens.get_or_init(|| estimate(self))
     }
 
     /// Who asks.
