@@ -124,6 +124,8 @@ pub(crate) struct Budget {
     in_flight: Rc<Cell<usize>>,
     held_until: Option<Instant>,
     ramp: Option<Pace>,
+    /// The minute's requests while none is capped: a reload may bring a cap, and that counts them.
+    uncapped: Window,
     /// Calls answered lately: how fast to come back after a hold where no cap is set.
     answered: Lately,
     rest_until: Option<Instant>,
@@ -140,6 +142,7 @@ impl Budget {
             in_flight: Rc::new(Cell::new(0)),
             held_until: None,
             ramp: None,
+            uncapped: Window::new(u64::MAX),
             answered: Lately::new(now),
             rest_until: None,
             rest: REST,
@@ -149,7 +152,22 @@ impl Budget {
     /// Other limits from now on. What was used within the last minute stays used, what is in flight stays in flight; a
     /// key that rests is tried again, since the operator may have mended it.
     pub(crate) fn reconfigure(&mut self, limits: Limits, slots: usize, now: Instant) {
-        recap(&mut self.requests, limits.requests_per_minute, now);
+        // A cap counts what went before it, too.
+        match (self.requests.take(), limits.requests_per_minute) {
+            (None, Some(cap)) => {
+                let mut window = std::mem::replace(&mut self.uncapped, Window::new(u64::MAX));
+                window.set_cap(cap);
+                self.requests = Some(Capped { window, pace: Pace::per_minute(cap, now) });
+            }
+            (Some(Capped { mut window, .. }), None) => {
+                window.set_cap(u64::MAX);
+                self.uncapped = window;
+            }
+            (mut capped, cap) => {
+                recap(&mut capped, cap, now);
+                self.requests = capped;
+            }
+        }
         recap(&mut self.tokens, limits.tokens_per_minute, now);
         self.max_in_flight = limits.max_concurrent.unwrap_or(slots);
         self.rest_until = None;
@@ -168,6 +186,7 @@ impl Budget {
         keep(&mut self.tokens, other.tokens.take(), now);
         self.held_until = other.held_until;
         self.ramp = other.ramp.take();
+        self.uncapped = other.uncapped;
         self.answered = other.answered;
         self.rest_until = other.rest_until;
         self.rest = other.rest;
@@ -233,8 +252,12 @@ impl Budget {
 
     /// Takes one request and `tokens` for an attempt that starts now.
     pub(crate) fn reserve(&mut self, now: Instant, tokens: u64) -> Permit {
-        if let Some(requests) = &mut self.requests {
-            requests.take(now, 1);
+        match &mut self.requests {
+            Some(requests) => _ = requests.take(now, 1),
+            None => {
+                self.uncapped.used(now);
+                self.uncapped.take(now, 1);
+            }
         }
         let tokens = self.tokens.as_mut().map(|capped| (capped.take(now, tokens), tokens));
         if let Some(ramp) = &mut self.ramp {
@@ -393,6 +416,20 @@ mod tests {
         budget.wake();
         budget.rest(now);
         assert_eq!(budget.ready(now, 0), Ready::Resting(now + REST));
+    }
+
+    #[test]
+    fn a_first_cap_counts_the_minute_before_it() {
+        let now = clock::now();
+        let mut budget = Budget::new(limits(None, None, None), 512, now);
+        for _ in 0..50 {
+            drop(budget.reserve(now, 0));
+        }
+        budget.reconfigure(limits(Some(60), None, None), 512, now);
+        assert_eq!(budget.remaining_requests(now).map(|left| left.remaining), Some(10));
+        budget.reconfigure(limits(None, None, None), 512, now);
+        budget.reconfigure(limits(Some(55), None, None), 512, now);
+        assert_eq!(budget.remaining_requests(now).map(|left| left.remaining), Some(5));
     }
 
     #[test]
