@@ -187,7 +187,8 @@ pub(super) async fn run(
     };
     let complete = told.is_ok();
     sender.end(told);
-    if complete {
+    // A stream that was complete without saying so was when its body ended: a body is not asked again behind its end.
+    if complete && source.reader.is_ended() {
         // The caller has its end; the body is read to its own, so that the connection can be used again.
         let last = clock::until(clock::now() + LINGER);
         let rest = async { while let Ok(Some(_)) = source.reading.chunk(&mut source.body, false).await {} };
