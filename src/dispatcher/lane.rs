@@ -96,7 +96,7 @@ impl Lane {
     pub(crate) fn way(&mut self, now: Instant, tokens: u64) -> Way {
         let mut open: Option<(usize, usize)> = None;
         let mut later: Option<Instant> = None;
-        let (mut busy, mut resting) = (false, false);
+        let (mut busy, mut resting, mut never) = (false, false, false);
         for (index, desk) in self.desks.iter_mut().enumerate() {
             match desk.budget.ready(now, tokens) {
                 Ready::Now => {
@@ -108,14 +108,15 @@ impl Lane {
                 Ready::At(at, _) => later = Some(later.map_or(at, |earliest| earliest.min(at))),
                 Ready::WhenOneEnds => busy = true,
                 Ready::Resting(_) => resting = true,
-                Ready::Never => {}
+                Ready::Never => never = true,
             }
         }
         match (open, later) {
             (Some((index, _)), _) => Way::Open(index),
             (None, Some(at)) => Way::Later(at),
             _ if busy => Way::Busy,
-            _ if resting => Way::Resting,
+            // All accounts have the same caps: what is too much for one that is awake is too much for one that rests.
+            _ if resting && !never => Way::Resting,
             _ => Way::Closed,
         }
     }
