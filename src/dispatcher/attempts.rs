@@ -157,6 +157,8 @@ impl Switchboard {
         busy.streaming = true;
         let (lane, account) = (busy.lane, Arc::clone(&busy.account));
         self.answered(lane, &account, now);
+        // A key that rested may be awake again.
+        self.wake(lane);
         let answer = Answer { status, headers, body: AnswerBody::Stream(events), meta: Meta::default() };
         self.end(id.call, Ok(answer), now);
     }
