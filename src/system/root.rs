@@ -68,6 +68,8 @@ pub(super) struct Root {
     dice: Dice,
     legacy: Legacy,
     assembly: u32,
+    /// A part has died and the rest of the assembly is on its way out.
+    falling: bool,
     deaths: VecDeque<Instant>,
     failed: watch::Sender<bool>,
 }
@@ -81,7 +83,7 @@ impl Root {
         failed: watch::Sender<bool>,
     ) -> Self {
         let legacy = Legacy::default();
-        Self { shared, factory, arbiters, dice, legacy, assembly: 0, deaths: VecDeque::new(), failed }
+        Self { shared, factory, arbiters, dice, legacy, assembly: 0, falling: false, deaths: VecDeque::new(), failed }
     }
 
     /// Starts dispatcher and pool and draws the lines between them.
@@ -113,9 +115,7 @@ impl Root {
         dispatcher.do_send(PoolLine(supervisor.clone().recipient()));
         let actors = Actors { dispatcher, supervisor };
         let mut current = self.shared.actors.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = current.replace(actors) {
-            old.stop();
-        }
+        *current = Some(actors);
     }
 
     fn stop_actors(&self) {
@@ -154,20 +154,38 @@ impl Handler<PartGone> for Root {
         if gone.assembly != self.assembly {
             return;
         }
+        if !self.falling && !self.fall(gone.part) {
+            return;
+        }
+        // The next dispatcher takes over what this one leaves behind, so it must not come before this one is gone.
+        if gone.part == "dispatcher" {
+            self.falling = false;
+            self.assemble(ctx);
+        }
+    }
+}
+
+impl Root {
+    /// A part has died: takes the rest of its assembly down. False when that was one too many.
+    fn fall(&mut self, part: &'static str) -> bool {
         let now = clock::now();
         while self.deaths.front().is_some_and(|at| *at + WINDOW <= now) {
             self.deaths.pop_front();
         }
         self.deaths.push_back(now);
-        if self.deaths.len() < DEATHS {
-            events::part_died(gone.part);
-            self.assemble(ctx);
+        let is_borne = self.deaths.len() < DEATHS;
+        if is_borne {
+            events::part_died(part);
+            self.falling = true;
         } else {
-            events::system_failed(gone.part, DEATHS, WINDOW);
+            events::system_failed(part, DEATHS, WINDOW);
             self.assembly += 1;
-            self.stop_actors();
+        }
+        self.stop_actors();
+        if !is_borne {
             self.failed.send_replace(true);
         }
+        is_borne
     }
 }
 
