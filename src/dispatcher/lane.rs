@@ -96,7 +96,8 @@ impl Lane {
     pub(crate) fn way(&mut self, now: Instant, tokens: u64) -> Way {
         let mut open: Option<(usize, usize)> = None;
         let mut later: Option<Instant> = None;
-        let (mut busy, mut resting, mut never) = (false, false, false);
+        let (mut busy, mut never) = (false, false);
+        let mut awake: Option<Instant> = None;
         for (index, desk) in self.desks.iter_mut().enumerate() {
             match desk.budget.ready(now, tokens) {
                 Ready::Now => {
@@ -107,16 +108,18 @@ impl Lane {
                 }
                 Ready::At(at, _) => later = Some(later.map_or(at, |earliest| earliest.min(at))),
                 Ready::WhenOneEnds => busy = true,
-                Ready::Resting(_) => resting = true,
+                Ready::Resting(until) => awake = Some(awake.map_or(until, |earliest| earliest.min(until))),
                 Ready::Never => never = true,
             }
         }
-        match (open, later) {
+        // Who waits for another account may go when a key has rested; who has none to wait for is told at once.
+        let next = if later.is_some() || busy { later.into_iter().chain(awake).min() } else { None };
+        match (open, next) {
             (Some((index, _)), _) => Way::Open(index),
             (None, Some(at)) => Way::Later(at),
             _ if busy => Way::Busy,
             // All accounts have the same caps: what is too much for one that is awake is too much for one that rests.
-            _ if resting && !never => Way::Resting,
+            _ if awake.is_some() && !never => Way::Resting,
             _ => Way::Closed,
         }
     }
