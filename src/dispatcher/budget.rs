@@ -149,7 +149,22 @@ impl Budget {
     /// Other limits from now on. What was used within the last minute stays used, what is in flight stays in flight; a
     /// key that rests is tried again, since the operator may have mended it.
     pub(crate) fn reconfigure(&mut self, limits: Limits, slots: usize, now: Instant) {
-        recap(&mut self.requests, limits.requests_per_minute, now);
+        // A cap counts what went before it, too.
+        match (self.requests.take(), limits.requests_per_minute) {
+            (None, Some(cap)) => {
+                let mut window = std::mem::replace(&mut self.recent, Window::new(u64::MAX));
+                window.set_cap(cap);
+                self.requests = Some(Capped { window, pace: Pace::per_minute(cap, now) });
+            }
+            (Some(Capped { mut window, .. }), None) => {
+                window.set_cap(u64::MAX);
+                self.recent = window;
+            }
+            (mut capped, cap) => {
+                recap(&mut capped, cap, now);
+                self.requests = capped;
+            }
+        }
         recap(&mut self.tokens, limits.tokens_per_minute, now);
         self.max_in_flight = limits.max_concurrent.unwrap_or(slots);
         self.rest_until = None;
