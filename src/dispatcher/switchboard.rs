@@ -49,7 +49,7 @@ pub(crate) struct Switchboard {
     /// What the pool was last asked for.
     pub(super) asked_slots: usize,
     /// Lanes where something has changed since they were last pumped.
-    to_pump: Vec<usize>,
+    pub(super) to_pump: Vec<usize>,
     pub(super) orders: Vec<Order>,
 }
 
@@ -217,6 +217,19 @@ impl Switchboard {
             Err(error) => Err(error.with_meta(meta)),
         };
         events::call_ended(call, &outcome);
+        #[cfg(test)]
+        super::check::left(call);
+        #[cfg(test)]
+        let entry = {
+            let mut entry = entry;
+            if super::planted::is(super::planted::Bug::SecondOutcome) && matches!(entry.state, State::Running(_)) {
+                let reply = std::mem::replace(&mut entry.reply, oneshot::channel().0);
+                let _ = reply.send(outcome);
+                self.ledger.insert(call, entry);
+                return;
+            }
+            entry
+        };
         // A caller that has gone meanwhile gets nothing; its Cancel finds nothing either.
         let _ = entry.reply.send(outcome);
     }
