@@ -64,6 +64,8 @@ mod telemetry;
 pub mod cli;
 #[cfg(feature = "gateway")]
 mod gateway;
+#[cfg(all(test, feature = "gateway"))]
+mod simulation;
 #[cfg(feature = "gateway")]
 pub mod simulator;
 

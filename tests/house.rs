@@ -47,7 +47,8 @@ fn room(path: &Path) -> String {
 }
 
 fn is_test(path: &Path) -> bool {
-    path.components().any(|part| ["tests", "tests.rs", "testing.rs"].iter().any(|name| part.as_os_str() == *name))
+    path.components()
+        .any(|part| ["tests", "tests.rs", "testing.rs", "simulation"].iter().any(|name| part.as_os_str() == *name))
 }
 
 fn storey(room: &str) -> Option<usize> {

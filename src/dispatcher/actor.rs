@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 
 use super::admission::{Admission, Admitted};
 use super::legacy::Legacy;
+#[cfg(test)]
+use super::planted;
 use super::switchboard::{Order, Switchboard};
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
@@ -90,6 +92,8 @@ impl Dispatcher {
         legacy: Legacy,
         watch: DeathWatch,
     ) -> Self {
+        #[cfg(test)]
+        super::check::fresh();
         Self {
             board: Switchboard::new(config, dice, &legacy, clock::now()),
             admission,
@@ -118,6 +122,8 @@ impl Dispatcher {
             self.carry_out(order);
         }
         self.arm(ctx, now);
+        #[cfg(test)]
+        super::check::observe(&mut self.board, now, self.armed.map(|(at, _)| at));
         result
     }
 
@@ -146,6 +152,10 @@ impl Dispatcher {
     fn arm(&mut self, ctx: &mut Context<Self>, now: Instant) {
         let Some(next) = self.board.next_due() else { return };
         if let Some((at, handle)) = self.armed {
+            #[cfg(test)]
+            if planted::is(planted::Bug::LateTimer) {
+                return;
+            }
             if at <= next {
                 return; // wakes early at worst, finds nothing due and arms again
             }

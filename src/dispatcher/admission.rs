@@ -22,6 +22,12 @@ impl Admission {
         self.max_bytes.store(max_bytes, Ordering::Relaxed);
     }
 
+    /// Bytes held now.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Takes room for `bytes` more, or says `overloaded`.
     pub(crate) fn admit(self: &Arc<Self>, bytes: usize) -> Result<Admitted, Error> {
         let mut admitted = Admitted { room: Arc::clone(self), bytes: 0 };

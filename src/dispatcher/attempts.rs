@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::lane::Way;
 use super::ledger::State;
+#[cfg(test)]
+use super::planted::{self, Bug};
 use super::retry::{Allowance, Verdict, is_free, judge, named_wait};
 use super::slots::Busy;
 use super::switchboard::{Order, Switchboard};
@@ -244,6 +246,11 @@ impl Switchboard {
             AttemptEnd::Answered { usage, .. } | AttemptEnd::Streamed { usage, .. } => *usage,
             AttemptEnd::Failed(_) | AttemptEnd::Aborted => None,
         };
+        #[cfg(test)]
+        if planted::is(Bug::LeakedPermit) && matches!(end, AttemptEnd::Aborted) {
+            std::mem::forget(permit);
+            return self.wake(lane);
+        }
         match self.lanes[lane].desk(&account) {
             Some(desk) => desk.budget.settle(permit, used.map(|usage| usage.total())),
             None => drop(permit),
@@ -252,6 +259,8 @@ impl Switchboard {
             AttemptEnd::Answered { status, headers, body, usage } => {
                 self.answered(lane, &account, now);
                 let meta = Meta { usage, ..Meta::default() };
+                #[cfg(test)]
+                let body = planted::mixed_up(body);
                 let answer = Answer { status, headers, body: AnswerBody::Whole(body), meta };
                 if self.ledger.get(&id.call).is_some_and(|entry| entry.is_at(id)) {
                     self.end(id.call, Ok(answer), now);
@@ -266,6 +275,10 @@ impl Switchboard {
             }
             AttemptEnd::Failed(failure) => self.failed(id, lane, &account, failure, now),
             AttemptEnd::Aborted => {}
+        }
+        #[cfg(test)]
+        if planted::is(Bug::LostWakeUp) {
+            return;
         }
         self.wake(lane);
     }

@@ -104,7 +104,7 @@ pub(crate) enum Ready {
 /// Budget reserved for one attempt. Gives its place in flight back when dropped, however the attempt ends.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    in_flight: Rc<Cell<usize>>,
+    pub(super) in_flight: Rc<Cell<usize>>,
     /// The tokens reserved, and where they are entered.
     tokens: Option<(Ticket, u64)>,
 }
@@ -121,7 +121,7 @@ pub(crate) struct Budget {
     requests: Option<Capped>,
     tokens: Option<Capped>,
     max_in_flight: usize,
-    in_flight: Rc<Cell<usize>>,
+    pub(super) in_flight: Rc<Cell<usize>>,
     held_until: Option<Instant>,
     ramp: Option<Pace>,
     /// The minute's requests while none is capped: a reload may bring a cap, and that counts them.

@@ -39,6 +39,8 @@ impl Switchboard {
                 };
                 let outcome = Err(error);
                 events::call_ended(submit.id, &outcome);
+                #[cfg(test)]
+                super::check::left(submit.id);
                 let _ = submit.reply.send(outcome);
                 return;
             }
@@ -121,6 +123,8 @@ impl Switchboard {
         let lane = entry.lane();
         self.take_out(&entry);
         events::call_cancelled(call, entry.attempts);
+        #[cfg(test)]
+        super::check::left(call);
         self.wake(lane);
     }
 

@@ -11,6 +11,7 @@ use super::budget::{Budget, Ready, Wait};
 use super::line::{Line, Place};
 use super::retry::RetryBudget;
 use super::timers::DueKey;
+use super::window::MINUTE;
 use crate::clock::Instant;
 use crate::config::{Retry, UpstreamSection};
 use crate::messages::{Account, BudgetView, Error, ErrorKind, Priority, Remaining, Upstream};
@@ -28,6 +29,8 @@ pub(crate) struct Lane {
     pub(crate) upstream: Arc<Upstream>,
     /// Empty when a new configuration has taken the upstream away.
     pub(crate) desks: Vec<Desk>,
+    /// Accounts that a reload took away, and when: one that comes back has not forgotten what it has in flight.
+    retired: Vec<(Instant, Desk)>,
     pub(crate) line: Line,
     /// Retries over the retry budget, in the order they go.
     pub(crate) parked: BTreeSet<Place>,
@@ -69,6 +72,7 @@ impl Lane {
         Self {
             upstream: Arc::clone(&section.upstream),
             desks: section.accounts.iter().map(desk).collect(),
+            retired: Vec::new(),
             line: Line::default(),
             parked: BTreeSet::new(),
             parked_due: None,
@@ -83,18 +87,24 @@ impl Lane {
 
     /// Puts another section in force. An account whose key stays keeps what it has used and is held by.
     pub(crate) fn reconfigure(&mut self, section: &UpstreamSection, slots: usize, now: Instant) {
-        let mut old = std::mem::take(&mut self.desks);
+        self.retire(now);
         let fresh = Lane::new(section, slots, now);
         self.upstream = fresh.upstream;
         self.retry = fresh.retry;
         self.retry_budget.set_share(section.retry.retry_budget);
         self.desks = fresh.desks;
         for desk in &mut self.desks {
-            if let Some(place) = old.iter().position(|had| had.account.key == desk.account.key) {
-                desk.budget = old.swap_remove(place).budget;
+            if let Some(place) = self.retired.iter().position(|(_, had)| had.account.key == desk.account.key) {
+                desk.budget = self.retired.swap_remove(place).1.budget;
                 desk.budget.reconfigure(section.limits, slots, now);
             }
         }
+    }
+
+    /// Takes every account away. They are remembered for as long as what they did still counts.
+    pub(crate) fn retire(&mut self, now: Instant) {
+        self.retired.retain(|(since, desk)| desk.budget.in_flight() > 0 || *since + MINUTE > now);
+        self.retired.extend(self.desks.drain(..).map(|desk| (now, desk)));
     }
 
     /// The desk of `account`, if it is still there.

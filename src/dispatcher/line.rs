@@ -14,18 +14,18 @@ pub(crate) struct Place {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
-    tokens: u64,
-    deadline: Instant,
+pub(super) struct Waiting {
+    pub(super) tokens: u64,
+    pub(super) deadline: Instant,
 }
 
 /// The calls that wait for an upstream now; those in backoff are not here.
 #[derive(Debug, Default)]
 pub(crate) struct Line {
-    waiting: BTreeMap<Place, Waiting>,
+    pub(super) waiting: BTreeMap<Place, Waiting>,
     deadlines: BTreeSet<(Instant, Place)>,
     /// Calls by priority.
-    counts: [u64; 3],
+    pub(super) counts: [u64; 3],
 }
 
 impl Line {

@@ -9,12 +9,16 @@ mod actor;
 mod admission;
 mod attempts;
 mod budget;
+#[cfg(test)]
+pub(crate) mod check;
 mod intake;
 mod lane;
 mod ledger;
 mod legacy;
 mod line;
 mod pace;
+#[cfg(test)]
+pub(crate) mod planted;
 mod retry;
 mod slots;
 mod switchboard;

@@ -79,7 +79,15 @@ impl Pace {
             return now.max(self.at);
         }
         // A microsecond more than computed: rounding must not wake the pump too early, again and again.
-        self.at.max(now) + Duration::from_secs_f64(missing / self.rate_at(now)) + Duration::from_micros(1)
+        let at = self.at.max(now) + Duration::from_secs_f64(missing / self.rate_at(now)) + Duration::from_micros(1);
+        match self.ramp {
+            // Behind the next step it goes faster: worth another look then.
+            Some(start) if now >= start => {
+                let step = now.saturating_duration_since(start).as_secs() + 1;
+                at.min(start + Duration::from_secs(step))
+            }
+            _ => at,
+        }
     }
 
     /// Uses `cost`.

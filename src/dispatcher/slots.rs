@@ -18,19 +18,19 @@ pub(crate) struct Busy {
 }
 
 #[derive(Debug)]
-struct Slot {
-    generation: u32,
-    seat: SeatId,
-    busy: Option<Busy>,
+pub(super) struct Slot {
+    pub(super) generation: u32,
+    pub(super) seat: SeatId,
+    pub(super) busy: Option<Busy>,
 }
 
 /// All slots by index.
 #[derive(Debug, Default)]
 pub(crate) struct Slots {
-    slots: BTreeMap<u32, Slot>,
+    pub(super) slots: BTreeMap<u32, Slot>,
     /// Idle slots of each seat, the most recently used last: a warm connection is a thread's, not a slot's, but a warm
     /// stack is a slot's.
-    idle: BTreeMap<SeatId, Vec<u32>>,
+    pub(super) idle: BTreeMap<SeatId, Vec<u32>>,
     busy: usize,
 }
 

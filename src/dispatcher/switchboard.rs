@@ -49,7 +49,7 @@ pub(crate) struct Switchboard {
     /// What the pool was last asked for.
     pub(super) asked_slots: usize,
     /// Lanes where something has changed since they were last pumped.
-    to_pump: Vec<usize>,
+    pub(super) to_pump: Vec<usize>,
     pub(super) orders: Vec<Order>,
 }
 
@@ -99,7 +99,7 @@ impl Switchboard {
         }
         for index in 0..self.lanes.len() {
             if !config.upstreams.contains_key(&self.lanes[index].upstream.name) {
-                self.lanes[index].desks.clear();
+                self.lanes[index].retire(now);
                 let parked = self.lanes[index].parked.iter().map(|place| place.call);
                 let stranded: Vec<CallId> = self.lanes[index].line.calls().chain(parked).collect();
                 for call in stranded {
@@ -219,6 +219,19 @@ impl Switchboard {
             Err(error) => Err(error.with_meta(meta)),
         };
         events::call_ended(call, &outcome);
+        #[cfg(test)]
+        super::check::left(call);
+        #[cfg(test)]
+        let entry = {
+            let mut entry = entry;
+            if super::planted::is(super::planted::Bug::SecondOutcome) && matches!(entry.state, State::Running(_)) {
+                let reply = std::mem::replace(&mut entry.reply, oneshot::channel().0);
+                let _ = reply.send(outcome);
+                self.ledger.insert(call, entry);
+                return;
+            }
+            entry
+        };
         // A caller that has gone meanwhile gets nothing; its Cancel finds nothing either.
         let _ = entry.reply.send(outcome);
     }

@@ -33,7 +33,7 @@ impl DueKey {
 /// Due messages in order of time, those of one time in order of entry.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    due: BTreeMap<DueKey, Due>,
+    pub(super) due: BTreeMap<DueKey, Due>,
     next: u64,
 }
 

@@ -13,4 +13,6 @@ mod supervisor;
 pub mod transport;
 
 pub(crate) use request_actor::Lines;
+#[cfg(test)]
+pub(crate) use seat::KillSlot;
 pub(crate) use supervisor::Supervisor;

@@ -121,6 +121,15 @@ impl Handler<SlotGone> for Supervisor {
     }
 }
 
+#[cfg(test)]
+impl Handler<super::KillSlot> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, kill: super::KillSlot, _: &mut Context<Self>) {
+        self.seats.iter().for_each(|seat| seat.do_send(kill));
+    }
+}
+
 impl Handler<Stop> for Supervisor {
     type Result = ();
 

@@ -111,6 +111,19 @@ impl Forebay {
         actors.as_ref().expect("together before there is a handle").dispatcher.clone()
     }
 
+    /// The pool's supervisor, to kill parts of it.
+    #[cfg(test)]
+    pub(crate) fn supervisor(&self) -> Addr<crate::pool::Supervisor> {
+        let actors = self.0.shared.actors.read().unwrap_or_else(PoisonError::into_inner);
+        actors.as_ref().expect("together before there is a handle").supervisor.clone()
+    }
+
+    /// Bytes of bodies held now.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.0.shared.admission.held()
+    }
+
     /// Resolves when the system has crashed so often that it has given up: three times within a minute. Every call ends
     /// as `restarting` from then on.
     pub async fn failed(&self) {
