@@ -1,14 +1,14 @@
-//! Request actors that crash: nothing is lost, nothing is answered twice, neighbours notice nothing.
+//! Request actors that crash: nothing is lost, nothing is answered twice, neighbours notice nothing. The storm of a
+//! thousand crashes, which needs to plant them inside, is in `src/system/tests/storm.rs`.
 
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use forebay::AnswerBody;
-use forebay::clock;
-use forebay::transport::Scripted;
+use forebay::transport::{HttpRequest, MemoryTransport, Scripted};
+use forebay::{AnswerBody, Config, Forebay, clock};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, streamed};
@@ -95,37 +95,107 @@ fn a_stream_whose_actor_crashes_midway_ends_with_an_error_and_never_as_if_comple
     });
 }
 
-#[test]
-fn a_storm_of_crashes_loses_nothing_mixes_nothing_up_and_leaves_every_slot() {
-    in_virtual_time(async {
-        let count = Arc::new(AtomicUsize::new(0));
-        let turns = Arc::clone(&count);
-        let script = Script::new(vec![], move || {
-            let turn = turns.fetch_add(1, Ordering::Relaxed);
-            match turn % 20 {
-                3 => crash(),
-                11 => crash_while_waiting(),
-                17 => crash_in_body("application/json", "{\"id\":"),
-                _ => Box::new(|request| {
-                    Box::pin(async move {
-                        clock::until(clock::now() + s(0.05)).await;
-                        Ok(Scripted::json(200, good(&String::from_utf8_lossy(&request.body))))
-                    })
-                }),
+/// What happens, once, to the first attempt that comes to a thread other than the first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// Something on it ends its Arbiter.
+    Ends,
+    /// Something on it blocks it.
+    Blocks,
+}
+
+/// Two threads, one of which meets its `fate` while both are full of calls: all are answered, by threads that live.
+fn a_thread_meets(fate: Fate) {
+    let first = |name: &str| name == "forebay-0";
+    // Every attempt waits until the fate has come about, so that it finds the thread full. Slots are shared out among the
+    // threads by turns: some of forty are on the other.
+    let (met, wait) = tokio::sync::watch::channel(false);
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (met, blocked) = (Arc::new(met), Arc::new(Mutex::new(Some(blocked))));
+    let names = Arc::new(Mutex::new(BTreeMap::<String, usize>::new()));
+    let log = Arc::clone(&names);
+    let open = move || {
+        let (met, wait, blocked, log) = (Arc::clone(&met), wait.clone(), Arc::clone(&blocked), Arc::clone(&log));
+        MemoryTransport::new(move |request: HttpRequest| {
+            let name = std::thread::current().name().unwrap_or_default().to_owned();
+            *log.lock().unwrap().entry(name.clone()).or_default() += 1;
+            let (met, mut wait, blocked) = (Arc::clone(&met), wait.clone(), Arc::clone(&blocked));
+            async move {
+                let doomed = if first(&name) { None } else { blocked.lock().unwrap().take() };
+                if let Some(blocked) = doomed {
+                    match fate {
+                        Fate::Ends => actix_rt::Arbiter::current().stop(),
+                        // Until the test is over, as far as anyone can tell.
+                        Fate::Blocks => {
+                            met.send_replace(true);
+                            blocked.recv().is_ok()
+                        }
+                    };
+                    met.send_replace(true);
+                    std::future::pending::<()>().await;
+                }
+                wait.wait_for(|met| *met).await.expect("the transport holds the other end");
+                Ok(Scripted::json(200, good(&String::from_utf8_lossy(&request.body))))
             }
-        });
-        let forebay = script.start(config("limits = { max_concurrent = 16 }\nretry = { max_attempts = 30 }")).await;
-        let outcomes = join_all((0..2_000).map(|n| forebay.call(chat(&format!("prompt {n}"))))).await;
-        for (n, outcome) in outcomes.into_iter().enumerate() {
-            let answer = outcome.unwrap_or_else(|error| panic!("call {n}: {error}"));
-            let AnswerBody::Whole(body) = answer.body else { panic!("a whole answer") };
-            assert!(String::from_utf8_lossy(&body).contains(&format!("prompt {n}\\")), "call {n} has its own answer");
+        })
+    };
+    let text = "[pool]\nthreads = 2\nthread_timeout = \"600ms\"\n[retry]\nbase_delay = \"1ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        let is_own = |n: usize, outcome: &forebay::Outcome| {
+            let Ok(answer) = outcome else { return false };
+            let AnswerBody::Whole(body) = &answer.body else { return false };
+            String::from_utf8_lossy(body).contains(&format!("prompt {n}\\"))
+        };
+        let outcomes = join_all((0..40).map(|n| forebay.call(chat(&format!("prompt {n}"))))).await;
+        for (n, outcome) in outcomes.iter().enumerate() {
+            assert!(is_own(n, outcome), "{fate:?}, call {n}: {outcome:?}");
         }
-        assert!(count.load(Ordering::Relaxed) > 2_250, "the storm has happened");
-        // All sixteen places can be used at once again.
-        let start = clock::now();
-        let again = join_all((0..16).map(|n| forebay.call(chat(&n.to_string())))).await;
-        assert!(again.iter().all(Result::is_ok));
-        assert!(clock::now() - start < s(120.0));
+        let again = outcomes.iter().flatten().filter(|answer| answer.meta.attempts > 1).count();
+        assert!((1..=39).contains(&again), "{fate:?}: {again} were on the thread");
+        // Both threads are there again.
+        names.lock().unwrap().clear();
+        while names.lock().unwrap().len() < 2 {
+            let outcomes = join_all((0..8).map(|n| forebay.call(chat(&format!("prompt {n}"))))).await;
+            assert!(outcomes.iter().enumerate().all(|(n, outcome)| is_own(n, outcome)));
+        }
+        // What the blocked thread has to say when it is free again is nobody's any more.
+        drop(release);
+        let outcomes = join_all((0..40).map(|n| forebay.call(chat(&format!("prompt {n}"))))).await;
+        assert!(outcomes.iter().enumerate().all(|(n, outcome)| is_own(n, outcome)));
+        let health = forebay.health().await.expect("it answers");
+        assert_eq!((health.in_flight, health.waiting), (0, 0));
+        forebay.shutdown(s(5.0)).await;
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(60.0), test).await.expect("no call is lost") });
+}
+
+#[test]
+fn a_thread_that_ends_is_replaced_and_its_calls_are_tried_again() {
+    a_thread_meets(Fate::Ends);
+}
+
+#[test]
+fn a_thread_that_is_blocked_is_replaced_and_its_calls_are_tried_again() {
+    a_thread_meets(Fate::Blocks);
+}
+
+#[test]
+fn a_transport_that_cannot_be_made_ends_the_system_loudly_and_not_in_a_hot_loop() {
+    in_virtual_time(async {
+        let made = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&made);
+        let open = move || -> MemoryTransport<fn(HttpRequest) -> std::future::Ready<_>> {
+            log.lock().unwrap().push(clock::now());
+            panic!("a planted panic in a factory")
+        };
+        let forebay = Forebay::builder(config("")).transport(open).start().await.unwrap();
+        forebay.failed().await;
+        assert_eq!(forebay.call(chat("hello")).await.unwrap_err().code(), "restarting");
+        // Three lives of the system, each with a first seat and three more.
+        let made = made.lock().unwrap();
+        assert_eq!(made.len(), 12);
+        assert!(*made.last().unwrap() - made[0] >= 3 * s(0.03), "they come later and later");
     });
 }

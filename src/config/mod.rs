@@ -101,6 +101,9 @@ pub struct Pool {
     pub max_restarts: u32,
     /// The window of `max_restarts`.
     pub restart_window: Duration,
+    /// A thread that does not answer for so long is replaced, and what ran on it is tried again. Not the first one, which
+    /// carries the dispatcher.
+    pub thread_timeout: Duration,
 }
 
 /// `[log]`: not part of the contract.

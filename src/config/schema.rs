@@ -125,6 +125,7 @@ fn pool(section: &mut Section<'_>) -> Pool {
         slots_per_account: section.get("slots_per_account", values::count).unwrap_or_default(),
         max_restarts: section.get("max_restarts", values::count).unwrap_or_default(),
         restart_window: section.get("restart_window", values::duration).unwrap_or_default(),
+        thread_timeout: section.get("thread_timeout", values::duration).unwrap_or_default(),
     }
 }
 

@@ -140,9 +140,12 @@ impl Dispatcher {
                     line.do_send(abort);
                 }
             }
-            Order::NeedSlots(total) => {
+            Order::NeedSlots(need) => {
+                for slot in &need.surplus {
+                    self.slots.remove(&slot.index);
+                }
                 if let Some(pool) = &self.pool {
-                    pool.do_send(NeedSlots { total });
+                    pool.do_send(need);
                 }
             }
         }
@@ -222,7 +225,7 @@ impl Handler<SlotUp> for Dispatcher {
 
     fn handle(&mut self, up: SlotUp, ctx: &mut Context<Self>) {
         self.slots.insert(up.slot.index, (up.run, up.abort));
-        self.with_board(ctx, |board, _| board.slot_up(up.slot, up.seat));
+        self.with_board(ctx, |board, now| board.slot_up(up.slot, up.seat, now));
     }
 }
 

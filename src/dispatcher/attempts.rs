@@ -12,8 +12,8 @@ use super::switchboard::{Order, Switchboard};
 use super::timers::Due;
 use crate::clock::{self, Instant};
 use crate::messages::{
-    Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, Meta, Opened,
-    RunAttempt, Sent, SlotId,
+    Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, Meta,
+    NeedSlots, Opened, RunAttempt, Sent, SlotId,
 };
 use crate::providers::classify::is_retryable;
 use crate::telemetry::events;
@@ -148,12 +148,12 @@ impl Switchboard {
     }
 
     fn ask_for_slots(&mut self) {
-        let could_run = |lane: &super::lane::Lane| lane.line.len().min(lane.max_in_flight());
+        let could_run = |lane: &super::lane::Lane| lane.line.len().min(lane.room_in_flight());
         let waiting: usize = self.lanes.iter().map(could_run).sum();
         let total = self.slots.busy() + waiting;
         if total > self.asked_slots {
             self.asked_slots = total;
-            self.orders.push(Order::NeedSlots(total));
+            self.orders.push(Order::NeedSlots(NeedSlots { total, surplus: Vec::new() }));
         }
     }
 

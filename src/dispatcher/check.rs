@@ -155,6 +155,9 @@ impl Switchboard {
         let (mut deadlines, mut retries) = (0, 0);
         for (key, due) in &self.timers.due {
             match due {
+                Due::SurplusDue => {
+                    ensure(self.surplus_due == Some(*key), || "a surplus is due that nobody knows of".into())?
+                }
                 Due::DeadlineDue(_) => deadlines += 1,
                 Due::RetryDue(_) => retries += 1,
                 Due::RetryBudgetDue(lane) => ensure(self.lanes[*lane].parked_due == Some(*key), || {

@@ -260,9 +260,10 @@ impl Lane {
         self.desks.iter().any(|desk| desk.budget.counts_tokens())
     }
 
-    /// Attempts that may be in flight at once.
-    pub(crate) fn max_in_flight(&self) -> usize {
-        self.desks.iter().map(|desk| desk.budget.max_in_flight()).sum()
+    /// Attempts that may start beside those in flight, as far as concurrency goes.
+    pub(crate) fn room_in_flight(&self) -> usize {
+        let room = |desk: &Desk| desk.budget.max_in_flight().saturating_sub(desk.budget.in_flight());
+        self.desks.iter().map(room).sum()
     }
 
     /// Whether it can take a call now or later without an operator's help.

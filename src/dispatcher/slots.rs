@@ -32,13 +32,46 @@ pub(crate) struct Slots {
     /// stack is a slot's.
     pub(super) idle: BTreeMap<SeatId, Vec<u32>>,
     busy: usize,
+    /// The most that were busy at once since the last look for a surplus.
+    peak: usize,
 }
+
+/// So many slots are kept even if they are of no use: fewer are not worth the coming and going.
+const KEPT: usize = if cfg!(test) { 3 } else { 32 }; // so that the simulation sees them come and go
 
 impl Slots {
     /// A slot takes attempts from now on.
     pub(crate) fn up(&mut self, slot: SlotId, seat: SeatId) {
         self.slots.insert(slot.index, Slot { generation: slot.generation, seat, busy: None });
         self.idle.entry(seat).or_default().push(slot.index);
+    }
+
+    /// The generation of the same slot that is known, when it is not the one `slot` is of.
+    pub(crate) fn before(&self, slot: SlotId) -> Option<SlotId> {
+        let known = self.slots.get(&slot.index)?;
+        (known.generation != slot.generation).then_some(SlotId { generation: known.generation, ..slot })
+    }
+
+    /// Whether there is anything to give back, now or later.
+    pub(crate) fn may_shrink(&self) -> bool {
+        self.slots.len() > KEPT
+    }
+
+    /// Takes away the idle slots that were not of use since the last look, longest idle first.
+    pub(crate) fn take_surplus(&mut self) -> Vec<SlotId> {
+        let needed = std::mem::replace(&mut self.peak, self.busy).max(KEPT);
+        let mut over = self.slots.len().saturating_sub(needed);
+        // Every seat gives its share, as far as it has idle ones.
+        let share = over.div_ceil(self.idle.len().max(1));
+        let mut surplus = Vec::new();
+        for idle in self.idle.values_mut() {
+            let count = share.min(over).min(idle.len());
+            over -= count;
+            for index in idle.drain(..count) {
+                surplus.extend(self.slots.remove(&index).map(|slot| SlotId { index, generation: slot.generation }));
+            }
+        }
+        surplus
     }
 
     /// A slot has died. Gives what it was busy with; `None` also when the notice is stale.
@@ -75,6 +108,7 @@ impl Slots {
             debug_assert!(known.busy.is_none(), "one attempt at a time");
             known.busy = Some(busy);
             self.busy += 1;
+            self.peak = self.peak.max(self.busy);
         }
     }
 

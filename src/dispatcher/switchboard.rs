@@ -14,19 +14,23 @@ use super::lane::Lane;
 use super::ledger::{Entry, State, Target};
 use super::legacy::Legacy;
 use super::slots::Slots;
-use super::timers::{Due, Timers};
+use super::timers::{Due, DueKey, Timers};
 use crate::clock::{Dice, Instant};
 use crate::config::Config;
-use crate::messages::{Abort, AttemptId, CallId, Health, Meta, Outcome, Redactor, RunAttempt, SeatId, SlotId};
+use crate::messages::{
+    Abort, AttemptId, CallId, Health, Meta, NeedSlots, Outcome, Redactor, RunAttempt, SeatId, SlotId,
+};
 use crate::telemetry::events;
+
+/// How long a slot must have been of no use before it is given back: calls come in waves.
+const SURPLUS_AFTER: Duration = Duration::from_secs(60);
 
 /// What the actor is to do for the switchboard.
 #[derive(Debug)]
 pub(crate) enum Order {
     Run(RunAttempt),
     Abort(Abort),
-    /// So many slots are of use now.
-    NeedSlots(usize),
+    NeedSlots(NeedSlots),
 }
 
 /// All of the dispatcher's state.
@@ -48,6 +52,8 @@ pub(crate) struct Switchboard {
     drained: Vec<oneshot::Sender<()>>,
     /// What the pool was last asked for.
     pub(super) asked_slots: usize,
+    /// When it is looked whether there are more slots than are of use.
+    pub(super) surplus_due: Option<DueKey>,
     /// Lanes where something has changed since they were last pumped.
     pub(super) to_pump: Vec<usize>,
     pub(super) orders: Vec<Order>,
@@ -68,6 +74,7 @@ impl Switchboard {
             repeats_maybe_billed: 0,
             drained: Vec::new(),
             asked_slots: 0,
+            surplus_due: None,
             to_pump: Vec::new(),
             orders: Vec::new(),
         };
@@ -132,6 +139,7 @@ impl Switchboard {
                 Due::RetryDue(call) => self.retry_due(call, now),
                 Due::DeadlineDue(call) => self.deadline_due(call, now),
                 Due::RetryBudgetDue(lane) => self.retry_budget_due(lane, now),
+                Due::SurplusDue => self.surplus_due(now),
                 Due::RefillDue(lane) => {
                     self.lanes[lane].refill = None;
                     self.wake(lane);
@@ -277,9 +285,26 @@ impl Switchboard {
         }
     }
 
-    /// A slot takes attempts from now on.
-    pub(crate) fn slot_up(&mut self, slot: SlotId, seat: SeatId) {
+    /// A slot takes attempts from now on. That its generation before has died may still be on its way here, from another
+    /// thread, or never come from one that is blocked.
+    pub(crate) fn slot_up(&mut self, slot: SlotId, seat: SeatId, now: Instant) {
+        if let Some(before) = self.slots.before(slot) {
+            self.slot_gone(before, now);
+        }
         self.slots.up(slot, seat);
+        if self.surplus_due.is_none() && self.slots.may_shrink() {
+            self.surplus_due = Some(self.timers.add(now + SURPLUS_AFTER, Due::SurplusDue));
+        }
         self.offer_slots();
+    }
+
+    /// Gives back the slots that were not of use of late.
+    fn surplus_due(&mut self, now: Instant) {
+        let surplus = self.slots.take_surplus();
+        if !surplus.is_empty() {
+            self.asked_slots = self.asked_slots.saturating_sub(surplus.len());
+            self.orders.push(Order::NeedSlots(NeedSlots { total: self.asked_slots, surplus }));
+        }
+        self.surplus_due = self.slots.may_shrink().then(|| self.timers.add(now + SURPLUS_AFTER, Due::SurplusDue));
     }
 }

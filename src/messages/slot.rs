@@ -24,8 +24,10 @@ pub(crate) struct SlotGone {
 }
 
 /// Dispatcher to pool: so many slots are of use now. The accounts' own limits bound the number.
-#[derive(Message, Clone, Copy, Debug)]
+#[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct NeedSlots {
     pub(crate) total: usize,
+    /// Idle ones that are of no use any more: they get no attempt from here on.
+    pub(crate) surplus: Vec<SlotId>,
 }

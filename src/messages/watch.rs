@@ -7,7 +7,6 @@ use actix::prelude::*;
 pub(crate) enum Part {
     Dispatcher,
     Supervisor,
-    Seat,
 }
 
 /// A part of the system to its root: I have died.

@@ -190,6 +190,8 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
     if !good {
         return AttemptEnd::Failed(error_answer(attempt, status, &all, &body));
     }
+    #[cfg(test)]
+    super::planted::decoding(&body);
     match openai::read_answer(attempt.request.endpoint(), &body) {
         Ok(_) if attempt.request.is_stream() => AttemptEnd::Failed(no_events(attempt, &all, &body)),
         Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage },

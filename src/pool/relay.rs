@@ -85,6 +85,8 @@ impl Source {
                 let Ok(event) = event else {
                     return broken(FailureKind::Malformed, "an event of the stream is too large");
                 };
+                #[cfg(test)]
+                super::planted::decoding(event.raw());
                 match self.reader.read(&event) {
                     Step::Hold if !self.begun && piece.len() > MAX_OPENING => {
                         return broken(FailureKind::Malformed, "the stream opens with too much that is not content");

@@ -73,6 +73,8 @@ impl Handler<RunAttempt> for RequestActor {
         if attempt.slot != self.slot {
             return; // meant for an earlier generation, whose death the dispatcher hears of
         }
+        #[cfg(test)]
+        super::planted::handling(&attempt, ctx);
         assert!(self.running.is_none(), "one attempt at a time");
         let (abort, aborted) = oneshot::channel();
         let id = attempt.id;

@@ -10,8 +10,8 @@ use super::scenes::Weather;
 use super::world::World;
 use crate::clock;
 use crate::dispatcher::CrashIn;
-use crate::messages::Stop;
-use crate::pool::KillSlot;
+use crate::messages::{SeatId, Stop};
+use crate::pool::{KillSeat, KillSlot};
 use crate::system::Forebay;
 
 /// A third death within a minute would end the system; a little more, because the root counts when it hears of it.
@@ -54,8 +54,14 @@ pub(super) async fn deaths(forebay: Forebay, world: Arc<World>, doomed: bool, mu
     loop {
         pause(&mut draw, 500, if doomed { 10_000 } else { 60_000 }).await;
         if draw.one_in(2) {
-            world.record.kill("a slot", false);
-            forebay.supervisor().do_send(KillSlot(draw.below(6) as u32));
+            if draw.one_in(4) {
+                world.record.kill("the seat", false);
+                forebay.supervisor().do_send(KillSeat(SeatId(0)));
+                pause(&mut draw, 20_000, 30_000).await; // more than three of them within a minute would end the system
+            } else {
+                world.record.kill("a slot", false);
+                forebay.supervisor().do_send(KillSlot(draw.below(6) as u32));
+            }
             continue;
         }
         while recent.front().is_some_and(|at| clock::now() > *at + MINUTE) {

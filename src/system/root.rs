@@ -1,6 +1,6 @@
 //! The root: a tiny actor that puts the dispatcher and the pool together, and together again when one of them dies.
 //!
-//! Owns nothing of a call. Hears `PartGone` from a dying dispatcher, supervisor or seat, and `Stop`. When the dispatcher
+//! Owns nothing of a call. Hears `PartGone` from a dying dispatcher or supervisor, and `Stop`. When the dispatcher
 //! dies, every call in its ledger is gone with it: the callers' replies are dropped, which the handle turns into one
 //! `restarting` error each. What the accounts have used lives on: the dispatcher leaves its budgets behind, so that no
 //! cap is exceeded by a fresh start. Too many deaths within a minute are more than a restart can cure: the root gives up,
@@ -132,7 +132,7 @@ impl Root {
                 attempted: to.clone().recipient(),
                 gone: [to.recipient(), ctx.address().recipient()],
             };
-            Supervisor::new(arbiters, factory, &lines, &pool, unready, watch)
+            Supervisor::new(arbiters, factory, lines, pool, unready, watch, ctx)
         });
         dispatcher.do_send(PoolLine(supervisor.clone().recipient()));
         let actors = Actors { dispatcher, supervisor };
@@ -180,7 +180,7 @@ impl Handler<PartGone> for Root {
         }
         events::part_died(gone.part);
         if gone.part != Part::Dispatcher {
-            // The dispatcher goes with them, and leaves what its accounts have used; its own death is the one that counts.
+            // The dispatcher goes with it, and leaves what its accounts have used; its own death is the one that counts.
             return self.stop_actors();
         }
         let now = clock::now();

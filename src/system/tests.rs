@@ -1,17 +1,20 @@
 //! The dispatcher crashes: every caller has one end, a fresh dispatcher serves the next call, no cap is forgotten.
 
+mod storm;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::clock::{self, Instant};
 use crate::dispatcher::CrashIn;
-use crate::messages::{AnswerBody, ErrorKind, Outcome, Request};
-use crate::pool::transport::{HttpRequest, MemoryTransport, Scripted};
+use crate::messages::{AnswerBody, Request};
+use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport, Scripted};
 use crate::{Config, Forebay};
 
 fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
@@ -23,9 +26,38 @@ fn chat(text: &str) -> Request {
     Request::chat("m", json!([{"role": "user", "content": text}]))
 }
 
+fn streamed(text: &str) -> Request {
+    chat(text).into_stream().unwrap()
+}
+
 type Times = Arc<Mutex<Vec<Instant>>>;
 
-/// A system whose upstream echoes bodies after a fifth of a second, and the times of its attempts.
+/// Echoes a prompt within a tenth of a second, where a stream is asked for in two pieces. `held` goes with the answer.
+async fn echo<T: 'static>(request: &HttpRequest, prompt: &str, held: T) -> HttpResponse {
+    let pause = || clock::until(clock::now() + Duration::from_millis(20));
+    if !String::from_utf8_lossy(&request.body).contains("\"stream\":true") {
+        clock::until(clock::now() + Duration::from_millis(80)).await;
+        let body = json!({"choices": [{"message": {"content": prompt}, "finish_reason": "stop"}]});
+        return Scripted::json(200, body.to_string());
+    }
+    let piece = |text: &str| format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": text}}]}));
+    let pieces = [piece("first "), piece(prompt), "data: [DONE]\n\n".to_owned()].into_iter();
+    let mut response = Scripted::events(vec![]);
+    response.body = Box::pin(futures_util::stream::unfold((pieces, held), move |(mut pieces, held)| async move {
+        let next = pieces.next()?;
+        pause().await;
+        Some((Ok(Bytes::from(next)), (pieces, held)))
+    }));
+    response
+}
+
+/// What the caller of `request` has said.
+fn prompt_of(request: &HttpRequest) -> String {
+    let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+    body["messages"][0]["content"].as_str().unwrap().to_owned()
+}
+
+/// A system whose upstream echoes prompts, and the times of its attempts.
 async fn system(limits: &str) -> (Forebay, Times) {
     let text = format!(
         "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]\nlimits = {{ {limits} }}"
@@ -37,9 +69,8 @@ async fn system(limits: &str) -> (Forebay, Times) {
         MemoryTransport::new(move |request: HttpRequest| {
             log.lock().unwrap().push(clock::now());
             async move {
-                clock::until(clock::now() + Duration::from_millis(200)).await;
-                let body = json!({"said": String::from_utf8_lossy(&request.body)});
-                Ok(Scripted::json(200, body.to_string()))
+                clock::until(clock::now() + Duration::from_millis(100)).await;
+                Ok(echo(&request, &prompt_of(&request), ()).await)
             }
         })
     };
@@ -47,10 +78,23 @@ async fn system(limits: &str) -> (Forebay, Times) {
     (forebay, times)
 }
 
-fn is_own_answer(n: usize, outcome: &Outcome) -> bool {
-    let Ok(answer) = outcome else { return false };
-    let AnswerBody::Whole(body) = &answer.body else { return false };
-    String::from_utf8_lossy(body).contains(&format!("prompt {n}."))
+/// What one caller heard: all of its answer, or the code of its error.
+async fn hear(forebay: &Forebay, request: Request) -> Result<String, &'static str> {
+    if !request.is_stream() {
+        let answer = forebay.call(request).await.map_err(|error| error.code())?;
+        let AnswerBody::Whole(body) = answer.body else { panic!("a whole answer") };
+        return Ok(String::from_utf8_lossy(&body).into_owned());
+    }
+    let mut events = forebay.stream(request).await.map_err(|error| error.code())?;
+    let mut heard = String::new();
+    while let Some(event) = events.next().await {
+        heard.push_str(&event.map_err(|error| error.code())?.data);
+    }
+    Ok(heard)
+}
+
+fn is_own_answer(n: usize, heard: &Result<String, &'static str>) -> bool {
+    heard.as_ref().is_ok_and(|heard| heard.contains(&format!("prompt {n}.")))
 }
 
 #[test]
@@ -64,25 +108,32 @@ fn a_crash_at_any_message_gives_every_caller_one_end_and_the_next_call_is_served
             let calls = (0..60).map(|n| {
                 let (forebay, crashed_at) = (forebay.clone(), Rc::clone(&crashed_at));
                 async move {
-                    let outcome = forebay.call(chat(&format!("prompt {n}."))).await;
-                    if outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Restarting) {
+                    let prompt = format!("prompt {n}.");
+                    let request = if n % 2 == 0 { chat(&prompt) } else { streamed(&prompt) };
+                    let heard = hear(&forebay, request).await;
+                    if heard.is_err() {
                         crashed_at.borrow_mut().get_or_insert(clock::now());
                         let since = clock::now() - crashed_at.borrow().unwrap();
                         assert!(since < Duration::from_secs(1), "call {n} was told {since:?} after the first");
                     }
-                    (n, outcome)
+                    (n, heard)
                 }
             });
-            let outcomes = join_all(calls).await;
-            for (n, outcome) in &outcomes {
-                let restarting = outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::Restarting);
-                assert!(restarting || is_own_answer(*n, outcome), "message {message}, call {n}: {outcome:?}");
+            let heard = join_all(calls).await;
+            for (n, heard) in &heard {
+                let told = match heard {
+                    Err("restarting") => true,
+                    // A stream that was open lost its request actor with the rest.
+                    Err("worker_crashed") => n % 2 == 1,
+                    _ => is_own_answer(*n, heard),
+                };
+                assert!(told, "message {message}, call {n}: {heard:?}");
             }
             while first.connected() {
                 // The crash is still to come.
-                let _ = forebay.call(chat("bait")).await;
+                let _ = hear(&forebay, chat("bait")).await;
             }
-            let next = forebay.call(chat("prompt 777.")).await;
+            let next = hear(&forebay, chat("prompt 777.")).await;
             assert!(is_own_answer(777, &next), "message {message}: {next:?}");
         });
     }
@@ -128,6 +179,31 @@ fn three_crashes_within_a_minute_are_the_end_and_two_are_not() {
         forebay.failed().await;
         assert_eq!(forebay.call(chat("x")).await.unwrap_err().code(), "restarting");
         assert!(forebay.health().await.is_none());
+    });
+}
+
+#[test]
+fn slots_of_no_use_are_given_back_and_come_again_and_no_call_is_lost() {
+    in_virtual_time(async {
+        let (forebay, _) = system("max_concurrent = 100").await;
+        let slots = async || forebay.health().await.unwrap().slots;
+        let crowd = async |size: usize| {
+            let start = clock::now();
+            let calls = (0..size).map(|n| hear(&forebay, chat(&format!("prompt {n}."))));
+            let heard = join_all(calls).await;
+            assert!(heard.iter().enumerate().all(|(n, heard)| is_own_answer(n, heard)));
+            assert_eq!(clock::now() - start, Duration::from_millis(180), "all at once");
+        };
+        for _ in 0..3 {
+            crowd(100).await;
+            assert!(slots().await >= 100);
+            // A smaller crowd comes all the while, also when the others' slots are given back.
+            for _ in 0..40 {
+                crowd(10).await;
+                clock::until(clock::now() + Duration::from_millis(3_217)).await;
+            }
+            assert_eq!(slots().await, 10);
+        }
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::messages::{AccountId, AttemptId, CallId, Failure, Outcome, Part, SlotId};
+use crate::messages::{AccountId, AttemptId, CallId, Failure, Outcome, Part, SeatId, SlotId};
 
 pub(crate) fn attempt_started(id: AttemptId, account: &AccountId) {
     tracing::debug!(call = %id.call, attempt = id.number, %account, "attempt started");
@@ -64,6 +64,26 @@ pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
         restart_ms = restart_in.as_millis() as u64,
         "request actor died"
     );
+}
+
+pub(crate) fn seat_died(seat: SeatId, restart_in: Duration) {
+    tracing::error!(
+        thread = seat.0,
+        restart_ms = restart_in.as_millis() as u64,
+        "a thread's part of the pool died: what it worked on is tried again"
+    );
+}
+
+pub(crate) fn thread_blocked(seat: SeatId, limit: Duration) {
+    tracing::error!(
+        thread = seat.0,
+        limit_s = limit.as_secs_f64(),
+        "a thread does not answer ([pool] thread_timeout): another takes its place, what it worked on is tried again"
+    );
+}
+
+pub(crate) fn no_thread(error: &std::io::Error) {
+    tracing::error!(%error, "no thread can be started in the place of one that is gone; it is tried again");
 }
 
 pub(crate) fn part_died(part: Part) {
