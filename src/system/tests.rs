@@ -1,5 +1,7 @@
 //! The dispatcher crashes: every caller has one end, a fresh dispatcher serves the next call, no cap is forgotten.
 
+mod wires;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};

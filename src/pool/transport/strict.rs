@@ -24,6 +24,9 @@ use super::trace::Exchange;
 /// How much is read at once while a head is awaited beside an upload.
 const READ: usize = 8 * 1024;
 
+/// How much of an answer is read before its request is sent.
+const AHEAD: usize = 1 << 20;
+
 /// A stream that carries one exchange after another and vouches for each. See the module.
 #[derive(Debug)]
 pub(super) struct Strict<T: AsyncRead + AsyncWrite + Unpin> {
@@ -55,9 +58,10 @@ pub(super) struct Strict<T: AsyncRead + AsyncWrite + Unpin> {
 enum Early {
     /// None did.
     No,
-    /// It is a 2xx: a peer that streams may go on reading, and may need the rest. The upload goes on until it fails.
+    /// It is a 2xx: a peer that streams may go on reading, and may need the rest. The upload goes on until it fails, or
+    /// the answer is complete without it.
     Welcome,
-    /// It is a refusal, or the upload has failed: the rest of the upload goes nowhere.
+    /// It is a refusal, it is complete, or the upload has failed: the rest of the upload goes nowhere.
     Final,
 }
 
@@ -182,10 +186,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
             self.early = if self.status < 300 { Early::Welcome } else { Early::Final };
         }
         if self.early == Early::Welcome && self.broken.is_none() {
-            return Poll::Pending; // woken by the write that did not get on
+            ready!(self.poll_ahead(cx)); // woken by this, or by the write that did not get on
         }
         self.early = Early::Final;
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads on behind the head while the upload stands still, until nothing more comes of it.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let State::Body(framing) = &mut self.state {
+            if self.held.len() > AHEAD {
+                return Poll::Pending;
+            }
+            let mut space = [0; READ];
+            let mut buf = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
+            let new = buf.filled();
+            if read.is_err() || new.is_empty() {
+                break; // whoever reads the body comes upon it again
+            }
+            self.spent |= !framing.take(new);
+            self.held.extend_from_slice(new);
+            if framing.complete() {
+                self.state = State::Idle;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Hands up what is held.
@@ -198,6 +224,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
         }
     }
 }
+
+/// awc mostly says so itself, but waits for more of some that it takes for trailers.
+const NO_CHUNKS: Broken = Broken("a body that is not the chunks it must be");
 
 fn ended(when: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed {when}"))
@@ -246,6 +275,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                 this.serve(buf);
                 Poll::Ready(Ok(()))
             }
+            State::Body(framing) if framing.lost() => Poll::Ready(Err(NO_CHUNKS.into())),
             State::Body(framing) => {
                 ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
                 let new = &buf.filled()[before..];
@@ -257,6 +287,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                     });
                 }
                 this.spent |= !framing.take(new);
+                if framing.lost() {
+                    buf.set_filled(before);
+                    return Poll::Ready(Err(NO_CHUNKS.into()));
+                }
                 if framing.complete() {
                     this.state = State::Idle;
                 }
