@@ -5,7 +5,8 @@
 //! still uploads. All four are cured here, by watching the bytes:
 //!
 //! - *Idle*: awc checks a kept connection by one read before it reuses it. Anything but "nothing there yet" makes it
-//!   dial anew, so an error here is how a connection is kept from carrying another exchange.
+//!   dial anew, so an error here is how a connection is kept from carrying another exchange. What has arrived by then is
+//!   looked for on the socket itself. What arrives later cannot be told from the answer: HTTP/1.1 has no names for them.
 //! - *Head*, from the first byte written: interim heads are taken out, the final head is handed up whole.
 //! - *Body*: counted along. The end of the stream is an error unless it ends the body.
 
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::framing::Framing;
 use super::head::{Broken, HEAD_CAP, Head, Scan, examine};
 use super::trace::Exchange;
+use super::wire::Carrier;
 
 /// How much is read at once while a head is awaited beside an upload.
 const READ: usize = 8 * 1024;
@@ -29,7 +31,7 @@ const AHEAD: usize = 1 << 20;
 
 /// A stream that carries one exchange after another and vouches for each. See the module.
 #[derive(Debug)]
-pub(super) struct Strict<T: AsyncRead + AsyncWrite + Unpin> {
+pub(super) struct Strict<T: Carrier> {
     /// The wire: TCP, or TLS over it.
     io: T,
     /// Whether a failed first write means that not a byte left. TLS may have sent a record before it failed.
@@ -72,7 +74,7 @@ enum State {
     Body(Framing),
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
+impl<T: Carrier> Strict<T> {
     /// Watches over `io`. `exact`: a write to it that fails has sent nothing.
     pub(super) fn new(io: T, exact: bool) -> Self {
         Self {
@@ -232,7 +234,7 @@ fn ended(when: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed {when}"))
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
+impl<T: Carrier> AsyncRead for Strict<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buf.remaining() == 0 {
@@ -248,7 +250,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "not to be used again")))
             }
             State::Idle => {
-                ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+                match Pin::new(&mut this.io).poll_read(cx, buf) {
+                    Poll::Pending if !this.io.has_news() => return Poll::Pending,
+                    Poll::Pending => {}
+                    Poll::Ready(read) => read?,
+                }
                 this.spent = true; // nothing was asked, so whatever this is, it is not an answer
                 if buf.filled().len() == before { Poll::Ready(Err(ended("while idle"))) } else { Poll::Ready(Ok(())) }
             }
@@ -300,7 +306,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<T> {
+impl<T: Carrier> AsyncWrite for Strict<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match this.state {
@@ -353,7 +359,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Strict<T> {
+impl<T: Carrier> Drop for Strict<T> {
     /// awc just drops what it does not keep; under TLS the peer should be told.
     fn drop(&mut self) {
         if !self.exact {

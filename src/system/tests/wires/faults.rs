@@ -6,9 +6,9 @@ use super::own::{Own, chunk};
 use super::stage::OWN;
 use crate::pool::transport::tests::peer::Conn;
 
-const CUT: &str = "502 the connection was cut before the answer was complete";
-const BROKEN: &str = "200 own events, then: the connection was cut before the answer was complete";
-const NOT_HTTP: &str = "502 the upstream's answer is not HTTP";
+pub(super) const CUT: &str = "502 the connection was cut before the answer was complete";
+pub(super) const BROKEN: &str = "200 own events, then: the connection was cut before the answer was complete";
+pub(super) const NOT_HTTP: &str = "502 the upstream's answer is not HTTP";
 const BROKEN_HTTP: &str = "200 own events, then: the upstream's answer is not HTTP";
 const NOT_JSON: &str = "502 the upstream's answer is not the JSON it must be";
 const ENDED: &str = "502 the stream ended before it was complete";

@@ -43,7 +43,8 @@ impl<'a> Ask<'a> {
         Self { fault, word, is_stream: false, is_large: false }
     }
 
-    fn request(&self) -> Request {
+    /// What it is to the system.
+    pub(super) fn request(&self) -> Request {
         let chat = || Request::chat("m", serde_json::json!([{"role": "user", "content": self.word}]));
         let request = if self.is_large { UPLOADS[usize::from(self.is_stream)].clone() } else { chat() };
         let mut request = request.with_header("openai-word", self.word).unwrap();
