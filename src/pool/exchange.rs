@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use tokio::sync::oneshot;
 
 use super::relay;
 use super::request_actor::Lines;
 use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
-use crate::messages::{AttemptEnd, Error, Failure, FailureKind, Headers, Phase, RunAttempt, Sent};
+use crate::messages::{AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, Phase, RunAttempt, Sent};
 use crate::providers::{classify, headers, openai};
 
 /// The most of an error's body that is kept: more tells nobody more.
@@ -48,6 +49,9 @@ pub(super) async fn run(
         Ok(response) => response,
         Err(failure) => return AttemptEnd::Failed(*failure),
     };
+    if response.status / 100 == 2 && is_packed(&response.headers) {
+        return AttemptEnd::Failed(packed());
+    }
     let mut reading = Reading { idle: timeouts.idle, first_byte, patience, silence: None };
     let (response, is_stream) = match attempt.request.is_stream() && response.status / 100 == 2 {
         true if is_event_stream(&response.headers) => (response, true),
@@ -182,14 +186,11 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
     let good = status / 100 == 2;
     let most = if good { attempt.account.upstream.max_answer } else { MAX_ERROR_BODY };
     let body = match collect(body, most, &all, reading).await {
-        Ok(body) => body,
-        // An error whose body is cut or too long is still that error.
-        Err(_) if !good => Bytes::new(),
-        Err(failure) => return AttemptEnd::Failed(*failure),
+        Ok(body) if good => body,
+        Err(failure) if good => return AttemptEnd::Failed(*failure),
+        // An error whose body is cut, too long or compressed is still that error.
+        body => return AttemptEnd::Failed(error_answer(attempt, status, &all, body.ok().filter(|_| !is_packed(&all)))),
     };
-    if !good {
-        return AttemptEnd::Failed(error_answer(attempt, status, &all, &body));
-    }
     #[cfg(test)]
     super::planted::decoding(&body);
     match openai::read_answer(attempt.request.endpoint(), &body) {
@@ -217,12 +218,36 @@ fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
     failure
 }
 
-/// The failure an error answer stands for; no configured secret in it survives.
-pub(super) fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: &Bytes) -> Failure {
+/// The failure an error answer stands for; no configured secret in it survives. Without a body, what it said could not be
+/// read.
+fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: Option<Bytes>) -> Failure {
+    let is_lost = body.is_none();
+    let body = body.unwrap_or_default();
     // The wall clock is read here once, for answers that name a date without one of their own.
-    let mut failure = classify::classify(status, all, body, WallClock::new().at(clock::now()));
-    let shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
-    failure.answer = Some((status, shown, attempt.redactor.redact(body)));
+    let mut failure = classify::classify(status, all, &body, WallClock::new().at(clock::now()));
+    let mut shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
+    let mut body = attempt.redactor.redact(&body);
+    if is_lost {
+        // An empty body would look as if nothing had been said.
+        let message = format!("the upstream answered {status}, and what it said about it was lost on the way");
+        body = Error::new(ErrorKind::Upstream, message).to_body();
+        shown.retain(|name| *name != CONTENT_TYPE && *name != CONTENT_ENCODING);
+        shown.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    failure.answer = Some((status, shown, body));
+    failure
+}
+
+/// Whether a body is compressed, which nobody here unpacks: it was asked for as it is.
+fn is_packed(headers: &Headers) -> bool {
+    headers.get("content-encoding").is_some_and(|how| !how.is_empty() && !how.eq_ignore_ascii_case("identity"))
+}
+
+/// The failure that a compressed answer is. It would come so again, and each is paid for.
+fn packed() -> Failure {
+    let message = "the upstream's answer is compressed, though it was asked for a plain one";
+    let mut failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, message);
+    failure.hint.should_retry = Some(false);
     failure
 }
 

@@ -1,6 +1,8 @@
-//! The dispatcher crashes: every caller has one end, a fresh dispatcher serves the next call, no cap is forgotten.
+//! The dispatcher crashes: every caller has one end, a fresh dispatcher serves the next call, no cap is forgotten. Below:
+//! a storm of crashing request actors, and every fault of a wire.
 
 mod storm;
+mod wires;
 
 use std::cell::RefCell;
 use std::rc::Rc;

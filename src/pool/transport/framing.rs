@@ -23,14 +23,27 @@ pub(super) enum Chunks {
     Extension(u64),
     /// In a chunk with this much to come.
     Data(u64),
-    /// In the line end behind a chunk.
+    /// Behind a chunk.
     DataEnd,
     /// In the lines behind the last chunk; the flag says whether the line is empty so far.
     Trailer(bool),
+    /// Behind the return that ends such a line.
+    Return(Line),
     /// Behind the end.
     End,
-    /// Not in chunked framing. awc fails the body; the connection is of no use.
+    /// Not in chunked framing: the body has failed, and the connection is of no use.
     Lost,
+}
+
+/// A line of chunked framing. A line feed alone ends none: awc would in places read on and wait for what never comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Line {
+    /// That says this size.
+    Size(u64),
+    /// Behind a chunk.
+    Data,
+    /// A trailer; the flag says whether it is the empty line behind the last.
+    Trailer(bool),
 }
 
 impl Framing {
@@ -55,6 +68,11 @@ impl Framing {
         }
     }
 
+    /// Whether these are not the chunks they must be.
+    pub(super) fn lost(&self) -> bool {
+        matches!(self, Self::Chunked(Chunks::Lost))
+    }
+
     /// Whether the body is complete; a body to the end of the stream never is before it.
     pub(super) fn complete(&self) -> bool {
         matches!(self, Self::Length(0) | Self::Chunked(Chunks::End))
@@ -77,30 +95,34 @@ impl Chunks {
             }
             *self = match (&*self, byte) {
                 (Self::End, _) => return false,
-                (Self::Lost, _) => return false,
-                (Self::Size(size, seen), _) => match (char::from(byte).to_digit(16), size.checked_mul(16)) {
+                (Self::Size(size, true) | Self::Extension(size), b'\r') => Self::Return(Line::Size(*size)),
+                (Self::Size(size, true), b';' | b' ' | b'\t') => Self::Extension(*size),
+                (Self::Size(size, _), _) => match (char::from(byte).to_digit(16), size.checked_mul(16)) {
                     (Some(digit), Some(size)) => Self::Size(size + u64::from(digit), true),
-                    (None, _) if !seen => Self::Lost,
-                    (None, _) if byte == b'\n' => Self::behind_size(*size),
-                    (None, _) => Self::Extension(*size),
-                    (Some(_), None) => Self::Lost,
+                    _ => Self::Lost,
                 },
-                (Self::Extension(size), b'\n') => Self::behind_size(*size),
-                (Self::Extension(size), _) => Self::Extension(*size),
-                (Self::DataEnd, b'\r') => Self::DataEnd,
-                (Self::DataEnd, b'\n') => Self::Size(0, false),
-                (Self::Trailer(true), b'\n') => Self::End,
-                (Self::Trailer(_), b'\n') => Self::Trailer(true),
-                (Self::Trailer(empty), byte) => Self::Trailer(*empty && byte == b'\r'),
-                (Self::DataEnd, _) | (Self::Data(_), _) => Self::Lost,
+                (Self::Extension(size), _) if byte != b'\n' => Self::Extension(*size),
+                (Self::DataEnd, b'\r') => Self::Return(Line::Data),
+                (Self::Trailer(is_empty), b'\r') => Self::Return(Line::Trailer(*is_empty)),
+                (Self::Trailer(_), _) if byte != b'\n' => Self::Trailer(false),
+                (Self::Return(line), b'\n') => line.next(),
+                _ => Self::Lost,
             };
             bytes = rest;
         }
         !matches!(self, Self::Lost)
     }
+}
 
-    fn behind_size(size: u64) -> Self {
-        if size == 0 { Self::Trailer(true) } else { Self::Data(size) }
+impl Line {
+    /// Where its end leads.
+    fn next(&self) -> Chunks {
+        match self {
+            Self::Size(0) | Self::Trailer(false) => Chunks::Trailer(true),
+            Self::Size(size) => Chunks::Data(*size),
+            Self::Data => Chunks::Size(0, false),
+            Self::Trailer(true) => Chunks::End,
+        }
     }
 }
 
@@ -130,10 +152,21 @@ mod tests {
 
     #[test]
     fn broken_chunks_are_never_complete() {
-        for body in ["x\r\n", "\r\n", "3\r\nabcd\r\n", "fffffffffffffffff\r\n"] {
+        for body in [
+            "x\r\n",
+            "\r\n",
+            "3\r\nabcd\r\n",
+            "fffffffffffffffff\r\n",
+            "3\nabc",
+            "3;x\n",
+            "3\r\nabc\n",
+            "0\r\n\n",
+            "0\r\nx: y\n",
+            "0\r\n\r\r\n",
+        ] {
             let mut framing = Framing::chunked();
             assert!(!framing.take(body.as_bytes()), "{body:?}");
-            assert!(!framing.complete());
+            assert!(!framing.complete() && framing.lost());
         }
     }
 }

@@ -115,6 +115,7 @@ fn status_line(bytes: &[u8]) -> Result<Option<(u8, u16)>, Broken> {
 
 /// What the headers of a final head say of its body; cures what awc would read wrongly.
 fn mend(head: &mut [u8], minor: u8, status: u16) -> Result<(Framing, bool), Broken> {
+    let has_no_body = matches!(status, 204 | 304); // whatever its head says
     let (mut length, mut encoded, mut chunked) = (None, false, false);
     let mut start = 0;
     while start < head.len() {
@@ -123,24 +124,32 @@ fn mend(head: &mut [u8], minor: u8, status: u16) -> Result<(Framing, bool), Brok
         start = end + 1;
         let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
         let (name, value) = (line[..colon].trim_ascii_end(), line[colon + 1..].trim_ascii());
+        let frames = name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding");
         if name.eq_ignore_ascii_case(b"content-length") {
             // What does not parse, or comes twice, is refused by awc.
             length = std::str::from_utf8(value).ok().and_then(|value| value.parse::<u64>().ok());
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             encoded = true;
             chunked |= value.eq_ignore_ascii_case(b"chunked");
+            if !chunked && !value.eq_ignore_ascii_case(b"identity") {
+                // Nobody here could read it, and awc would not even refuse it where it reads to the end.
+                return Err(Broken("an answer in a transfer encoding that was not asked for"));
+            }
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             // awc takes "upgrade: websocket" on a 426 for a body without a length and drops it.
             line[0] = b'-';
+        }
+        if has_no_body && frames {
+            line[0] = b'-'; // awc would wait for the body
         }
     }
     if encoded && minor == 0 {
         return Err(Broken("an HTTP/1.0 answer with a transfer encoding"));
     }
     let body = match length {
+        _ if has_no_body => Framing::Length(0),
         _ if chunked => Framing::chunked(),
         Some(n) => Framing::Length(n),
-        None if matches!(status, 204 | 304) => Framing::Length(0),
         None => Framing::ToEof,
     };
     // Without a length awc reads nothing from HTTP/1.1 and keeps the connection with the body still in it, but reads
@@ -151,9 +160,10 @@ fn mend(head: &mut [u8], minor: u8, status: u16) -> Result<(Framing, bool), Brok
         _ => {}
     }
     // HTTP/1.0 closes unless agreed otherwise; a length beside chunks is how answers get smuggled.
-    // A peer that says 408 or 413 may not have read the request, nor mean to.
-    let reusable =
-        minor == 1 && body != Framing::ToEof && !(chunked && length.is_some()) && !matches!(status, 408 | 413);
+    // A peer that says 408 or 413 may not have read the request, nor mean to. One that frames a body where there is none
+    // may send it all the same.
+    let is_ambiguous = (chunked && length.is_some()) || (has_no_body && (chunked || length.is_some_and(|n| n > 0)));
+    let reusable = minor == 1 && body != Framing::ToEof && !is_ambiguous && !matches!(status, 408 | 413);
     Ok((body, reusable))
 }
 
@@ -180,6 +190,9 @@ mod tests {
                 "HTTP/1.1",
             ),
             ("HTTP/1.1 204 No Content\r\n\r\n", Framing::Length(0), true, "HTTP/1.1"),
+            ("HTTP/1.1 204 X\r\ncontent-length: 0\r\n\r\n", Framing::Length(0), true, "HTTP/1.1"),
+            ("HTTP/1.1 204 X\r\ncontent-length: 2\r\n\r\n", Framing::Length(0), false, "HTTP/1.1"),
+            ("HTTP/1.1 304 X\r\nTransfer-Encoding: chunked\r\n\r\n", Framing::Length(0), false, "HTTP/1.1"),
             ("HTTP/1.1 413 X\r\ncontent-length: 2\r\n\r\n", Framing::Length(2), false, "HTTP/1.1"),
             ("HTTP/1.1 200 OK\r\n\r\n", Framing::ToEof, false, "HTTP/1.0"),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: identity\r\n\r\n", Framing::ToEof, false, "HTTP/1.0"),

@@ -8,7 +8,7 @@ mod head;
 mod memory;
 mod strict;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod tls;
 mod trace;
 mod wire;

@@ -5,7 +5,8 @@
 //! still uploads. All four are cured here, by watching the bytes:
 //!
 //! - *Idle*: awc checks a kept connection by one read before it reuses it. Anything but "nothing there yet" makes it
-//!   dial anew, so an error here is how a connection is kept from carrying another exchange.
+//!   dial anew, so an error here is how a connection is kept from carrying another exchange. What has arrived by then is
+//!   looked for on the socket itself. What arrives later cannot be told from the answer: HTTP/1.1 has no names for them.
 //! - *Head*, from the first byte written: interim heads are taken out, the final head is handed up whole.
 //! - *Body*: counted along. The end of the stream is an error unless it ends the body.
 
@@ -20,13 +21,17 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::framing::Framing;
 use super::head::{Broken, HEAD_CAP, Head, Scan, examine};
 use super::trace::Exchange;
+use super::wire::Carrier;
 
 /// How much is read at once while a head is awaited beside an upload.
 const READ: usize = 8 * 1024;
 
+/// How much of an answer is read before its request is sent.
+const AHEAD: usize = 1 << 20;
+
 /// A stream that carries one exchange after another and vouches for each. See the module.
 #[derive(Debug)]
-pub(super) struct Strict<T: AsyncRead + AsyncWrite + Unpin> {
+pub(super) struct Strict<T: Carrier> {
     /// The wire: TCP, or TLS over it.
     io: T,
     /// Whether a failed first write means that not a byte left. TLS may have sent a record before it failed.
@@ -55,9 +60,10 @@ pub(super) struct Strict<T: AsyncRead + AsyncWrite + Unpin> {
 enum Early {
     /// None did.
     No,
-    /// It is a 2xx: a peer that streams may go on reading, and may need the rest. The upload goes on until it fails.
+    /// It is a 2xx: a peer that streams may go on reading, and may need the rest. The upload goes on until it fails, or
+    /// the answer is complete without it.
     Welcome,
-    /// It is a refusal, or the upload has failed: the rest of the upload goes nowhere.
+    /// It is a refusal, it is complete, or the upload has failed: the rest of the upload goes nowhere.
     Final,
 }
 
@@ -68,7 +74,7 @@ enum State {
     Body(Framing),
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
+impl<T: Carrier> Strict<T> {
     /// Watches over `io`. `exact`: a write to it that fails has sent nothing.
     pub(super) fn new(io: T, exact: bool) -> Self {
         Self {
@@ -182,10 +188,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
             self.early = if self.status < 300 { Early::Welcome } else { Early::Final };
         }
         if self.early == Early::Welcome && self.broken.is_none() {
-            return Poll::Pending; // woken by the write that did not get on
+            ready!(self.poll_ahead(cx)); // woken by this, or by the write that did not get on
         }
         self.early = Early::Final;
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads on behind the head while the upload stands still, until nothing more comes of it.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let State::Body(framing) = &mut self.state {
+            if self.held.len() > AHEAD {
+                return Poll::Pending;
+            }
+            let mut space = [0; READ];
+            let mut buf = ReadBuf::new(&mut space);
+            let read = ready!(Pin::new(&mut self.io).poll_read(cx, &mut buf));
+            let new = buf.filled();
+            if read.is_err() || new.is_empty() {
+                break; // whoever reads the body comes upon it again
+            }
+            self.spent |= !framing.take(new);
+            self.held.extend_from_slice(new);
+            if framing.complete() {
+                self.state = State::Idle;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// Hands up what is held.
@@ -199,11 +227,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Strict<T> {
     }
 }
 
+/// awc mostly says so itself, but waits for more of some that it takes for trailers.
+const NO_CHUNKS: Broken = Broken("a body that is not the chunks it must be");
+
 fn ended(when: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, format!("closed {when}"))
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
+impl<T: Carrier> AsyncRead for Strict<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buf.remaining() == 0 {
@@ -219,7 +250,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                 Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, "not to be used again")))
             }
             State::Idle => {
-                ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+                match Pin::new(&mut this.io).poll_read(cx, buf) {
+                    Poll::Pending if !this.io.has_news() => return Poll::Pending,
+                    Poll::Pending => {}
+                    Poll::Ready(read) => read?,
+                }
                 this.spent = true; // nothing was asked, so whatever this is, it is not an answer
                 if buf.filled().len() == before { Poll::Ready(Err(ended("while idle"))) } else { Poll::Ready(Ok(())) }
             }
@@ -246,6 +281,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                 this.serve(buf);
                 Poll::Ready(Ok(()))
             }
+            State::Body(framing) if framing.lost() => Poll::Ready(Err(NO_CHUNKS.into())),
             State::Body(framing) => {
                 ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
                 let new = &buf.filled()[before..];
@@ -257,6 +293,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
                     });
                 }
                 this.spent |= !framing.take(new);
+                if framing.lost() {
+                    buf.set_filled(before);
+                    return Poll::Ready(Err(NO_CHUNKS.into()));
+                }
                 if framing.complete() {
                     this.state = State::Idle;
                 }
@@ -266,7 +306,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Strict<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<T> {
+impl<T: Carrier> AsyncWrite for Strict<T> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         match this.state {
@@ -319,7 +359,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Strict<T> {
     }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Drop for Strict<T> {
+impl<T: Carrier> Drop for Strict<T> {
     /// awc just drops what it does not keep; under TLS the peer should be told.
     fn drop(&mut self) {
         if !self.exact {

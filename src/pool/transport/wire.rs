@@ -1,14 +1,55 @@
 //! What bytes travel on: TCP, or TLS over it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_rt::net::{ActixStream, Ready, TcpStream};
+use rustls::ClientConnection;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
 
 use super::strict::Strict;
+
+/// What a watched connection may travel on.
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Unpin {
+    /// Whether data or an end has arrived that reading does not show yet: that learns of arrivals from the reactor, which
+    /// has its turn only now and then on a busy thread.
+    fn has_news(&mut self) -> bool;
+}
+
+impl Carrier for Wire {
+    fn has_news(&mut self) -> bool {
+        match self {
+            Self::Plain(tcp) => match SockRef::from(&*tcp).peek(&mut [MaybeUninit::uninit()]) {
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+                Ok(_) => true,
+            },
+            Self::Tls(tls) => {
+                let (tcp, session) = tls.get_mut();
+                has_news(tcp, session)
+            }
+        }
+    }
+}
+
+/// Takes in what is there: TLS says much that is no news, session tickets above all.
+fn has_news(tcp: &TcpStream, session: &mut ClientConnection) -> bool {
+    let socket = SockRef::from(tcp);
+    loop {
+        match session.read_tls(&mut &*socket) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+            Err(_) | Ok(0) => return true,
+            Ok(_) => {}
+        }
+        match session.process_new_packets() {
+            Ok(state) if state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() => {}
+            _ => return true,
+        }
+    }
+}
 
 /// A connection to an upstream.
 #[derive(Debug)]
@@ -55,7 +96,7 @@ impl AsyncWrite for Wire {
 }
 
 /// awc asks for this trait and never calls it on the way taken here.
-impl<T: AsyncRead + AsyncWrite + Unpin> ActixStream for Strict<T> {
+impl<T: Carrier> ActixStream for Strict<T> {
     fn poll_read_ready(&self, _: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         Poll::Ready(Ok(Ready::ALL))
     }

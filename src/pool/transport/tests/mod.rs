@@ -1,9 +1,8 @@
 //! The transport, from its bytes to its peers.
 
-mod answers;
 mod connections;
 mod handshakes;
-mod peer;
-mod rig;
+pub(crate) mod peer;
+pub(crate) mod rig;
 mod strict;
 mod uploads;

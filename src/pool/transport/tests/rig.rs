@@ -18,24 +18,24 @@ use super::peer::Peer;
 use crate::messages::{CallId, Headers, Timeouts, Upstream, UpstreamKind};
 
 /// Runs `test` as a thread of the pool would, and never longer than anything here may take.
-pub(super) fn run<F: Future>(test: F) -> F::Output {
+pub(crate) fn run<F: Future>(test: F) -> F::Output {
     actix_rt::System::new().block_on(async {
         tokio::time::timeout(Duration::from_secs(60), test).await.expect("nothing here takes a minute")
     })
 }
 
 /// An authority of our own, and the file that makes an upstream trusted by it.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pub(super) der: rustls::pki_types::CertificateDer<'static>,
+    pub(crate) der: rustls::pki_types::CertificateDer<'static>,
     file: tempfile::NamedTempFile,
 }
 
 /// The one that most tests trust.
-pub(super) static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
+pub(crate) static OURS: LazyLock<Authority> = LazyLock::new(|| Authority::new("ours"));
 
 impl Authority {
-    pub(super) fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -46,18 +46,18 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), der: certificate.der().clone(), file }
     }
 
-    pub(super) fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.file.path().to_owned()
     }
 
     /// A server's configuration with a certificate for `names`.
-    pub(super) fn server(&self, names: &[&str], expired: bool) -> Arc<ServerConfig> {
+    pub(crate) fn server(&self, names: &[&str], expired: bool) -> Arc<ServerConfig> {
         let verifier = rustls::server::WebPkiClientVerifier::no_client_auth();
         self.server_that(names, expired, verifier)
     }
 
     /// The same, choosing whose client certificates it asks for.
-    pub(super) fn server_that(
+    pub(crate) fn server_that(
         &self,
         names: &[&str],
         expired: bool,
@@ -84,13 +84,13 @@ impl Authority {
 }
 
 /// What peers present unless the test is about it.
-pub(super) fn trusted() -> Arc<ServerConfig> {
+pub(crate) fn trusted() -> Arc<ServerConfig> {
     static CONFIG: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| OURS.server(&["127.0.0.1", "localhost"], false));
     CONFIG.clone()
 }
 
 /// An upstream named `name`.
-pub(super) fn upstream(name: &str, connect: Duration, ca_file: Option<PathBuf>) -> Arc<Upstream> {
+pub(crate) fn upstream(name: &str, connect: Duration, ca_file: Option<PathBuf>) -> Arc<Upstream> {
     let day = Duration::from_secs(86_400);
     Arc::new(Upstream {
         name: name.into(),
@@ -105,31 +105,31 @@ pub(super) fn upstream(name: &str, connect: Duration, ca_file: Option<PathBuf>) 
 }
 
 /// A transport and where it sends to.
-pub(super) struct Rig {
-    pub(super) transport: Rc<dyn Transport>,
-    pub(super) upstream: Arc<Upstream>,
-    pub(super) base: String,
+pub(crate) struct Rig {
+    pub(crate) transport: Rc<dyn Transport>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) base: String,
 }
 
 /// An answer, read whole.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: u16,
-    pub(super) body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: String,
 }
 
 impl Rig {
     /// A transport of its own for `peer`.
-    pub(super) fn new(peer: &Peer, tls: bool) -> Self {
+    pub(crate) fn new(peer: &Peer, tls: bool) -> Self {
         Self::at(format!("{}://{}", if tls { "https" } else { "http" }, peer.address))
     }
 
     /// A transport for what `base` leads to, trusting our authority.
-    pub(super) fn at(base: String) -> Self {
+    pub(crate) fn at(base: String) -> Self {
         Self { transport: http()(), upstream: upstream("peer", Duration::from_secs(20), Some(OURS.file())), base }
     }
 
-    pub(super) fn request(&self, path: &str, body: impl Into<Bytes>) -> HttpRequest {
+    pub(crate) fn request(&self, path: &str, body: impl Into<Bytes>) -> HttpRequest {
         let mut headers = Headers::new();
         for (name, value) in [("content-type", "application/json"), ("expect", "100-continue"), ("te", "trailers")] {
             headers.push(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -138,12 +138,12 @@ impl Rig {
         HttpRequest { upstream: self.upstream.clone(), url, headers, body: body.into(), call: CallId::new() }
     }
 
-    pub(super) async fn open(&self, path: &str, body: impl Into<Bytes>) -> Result<HttpResponse, TransportError> {
+    pub(crate) async fn open(&self, path: &str, body: impl Into<Bytes>) -> Result<HttpResponse, TransportError> {
         self.transport.send(self.request(path, body)).await
     }
 
     /// POSTs and reads the answer to its end.
-    pub(super) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Result<Answer, TransportError> {
+    pub(crate) async fn post(&self, path: &str, body: impl Into<Bytes>) -> Result<Answer, TransportError> {
         let mut response = self.open(path, body).await?;
         let mut read = Vec::new();
         while let Some(chunk) = response.body.next().await {
@@ -153,7 +153,7 @@ impl Rig {
     }
 
     /// The check after every fault: the next exchange gets its own answer.
-    pub(super) async fn next_is_right(&self, nonce: &str) {
+    pub(crate) async fn next_is_right(&self, nonce: &str) {
         let answer = self.post("/echo", nonce.to_owned()).await.unwrap_or_else(|error| panic!("{nonce}: {error:?}"));
         assert_eq!(answer, Answer { status: 200, body: nonce.to_owned() });
     }

@@ -9,11 +9,19 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 
 use super::super::strict::Strict;
 use super::super::trace::{Exchange, scope};
+use super::super::wire::Carrier;
 use crate::messages::Sent;
 
 const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\n\r\n";
 const TO_EOF: &str = "HTTP/1.1 200 OK\r\nx: y\r\n\r\nhello";
+
+/// In memory a read shows all there is.
+impl Carrier for DuplexStream {
+    fn has_news(&mut self) -> bool {
+        false
+    }
+}
 
 /// A watched stream, the peer's end of it, and what awc would have read so far.
 struct Rig {
@@ -247,16 +255,50 @@ fn a_refusal_that_comes_while_the_upload_stands_still_is_read_at_once() {
 fn an_early_welcome_lets_the_upload_go_on() {
     let mut rig = Rig::new(64);
     assert!(matches!(rig.write(&[b'x'; 100]), Poll::Ready(Ok(64))));
-    rig.say(ANSWER);
+    rig.say(&ANSWER[..ANSWER.len() - 1]);
     assert!(rig.write(&[b'x'; 36]).is_pending());
     let mut upload = [0; 64];
     now(rig.peer.as_mut().unwrap().read_exact(&mut upload)).unwrap().unwrap();
     assert!(matches!(rig.write(&[b'x'; 36]), Poll::Ready(Ok(36))));
     assert!(matches!(rig.flush(), Poll::Ready(Ok(()))));
     now(rig.peer.as_mut().unwrap().read_exact(&mut upload[..36])).unwrap().unwrap();
+    rig.say(&ANSWER[ANSWER.len() - 1..]);
     let _ = rig.listen();
     assert_eq!(rig.read, ANSWER.as_bytes());
     assert!(!rig.is_kept());
+}
+
+#[test]
+fn an_answer_that_is_complete_before_its_request_needs_no_more_of_it() {
+    for answer in [ANSWER, CHUNKED] {
+        for at in 0..=answer.len() {
+            let mut rig = Rig::new(128);
+            assert!(matches!(rig.write(&[b'x'; 200]), Poll::Ready(Ok(128))));
+            rig.say(&answer[..at]);
+            assert_eq!(rig.write(&[b'x'; 72]).is_pending(), at < answer.len(), "split at {at}");
+            rig.say(&answer[at..]);
+            assert!(matches!(rig.write(&[b'x'; 72]), Poll::Ready(Ok(72))));
+            assert!(matches!(rig.flush(), Poll::Ready(Ok(()))));
+            let _ = rig.listen();
+            assert_eq!(rig.read, answer.as_bytes());
+            assert!(!rig.is_kept());
+        }
+    }
+}
+
+#[test]
+fn what_only_looks_like_chunks_fails_at_once() {
+    for body in ["3\r\nabc\r\n0\r\n\n", "0\r\nx: y\n\r\n", "3\nabc\n", "3\r\nabcd\r\n"] {
+        let answer = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+        for at in 0..=answer.len() {
+            let mut rig = Rig::asked();
+            rig.say(&answer[..at]);
+            let first = rig.listen();
+            rig.say(&answer[at..]);
+            let error = if let Poll::Ready(Err(error)) = first { error.to_string() } else { rig.listen_error() };
+            assert!(error.contains("chunks"), "{error}, split at {at} in {answer}");
+        }
+    }
 }
 
 #[test]

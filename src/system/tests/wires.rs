@@ -1,0 +1,8 @@
+//! Wires that break, seen by callers: the whole system, over TCP and over TLS, before a scripted peer.
+
+mod crowds;
+mod faults;
+mod own;
+mod races;
+mod stage;
+mod table;
