@@ -14,8 +14,9 @@ use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError, web};
 
+use super::connection::Talk;
 use super::origin::{self, Origin};
-use super::{Shared, errors, headers, operations};
+use super::{Shared, errors, headers, operations, sending};
 use crate::messages::{CallId, Error, ErrorKind};
 use crate::telemetry;
 
@@ -40,6 +41,9 @@ pub(super) async fn guard(
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let id = CallId::new();
+    // Without a connection, in process, there is nobody to tell.
+    let answering = request.conn_data::<Talk>().map(Talk::begin);
+    let version = request.version();
     let Some(shared) = request.app_data::<web::Data<Shared>>().cloned() else {
         return Err(Panicked(id).into());
     };
@@ -67,7 +71,7 @@ pub(super) async fn guard(
     }
     name(id, head.headers_mut());
     from.allow(head.headers_mut());
-    Ok(response)
+    Ok(sending::seen_off(response, version, answering))
 }
 
 /// What `work` brings; `None` when it panics. It is polled no more then, and what it holds is dropped by the caller.

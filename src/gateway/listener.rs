@@ -13,13 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_http::{HttpService, Request};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Request};
+use actix_service::boxed::{self, BoxService};
 use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, map_config};
 use actix_web::body::BoxBody;
 use actix_web::dev::{AppConfig, ServiceResponse};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
+use super::connection::{Connection, HEAD_TIMEOUT, Socket};
 use super::places::{Goes, Handed, Place, Places};
 use super::{Shared, app};
 use crate::clock::{self, Instant};
@@ -30,17 +33,16 @@ use crate::telemetry;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
-/// How long an idle connection is kept: longer than the pools of the usual clients keep theirs, so that they close first.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-
-/// How long a head may take.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// How long the rest of a refused body is read and thrown away, so that the refusal arrives, and how long a close may take.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After so long without a byte the kernel asks whether the caller's machine is still there.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
+
+/// What the kernel keeps of an answer beyond what the caller has room for; left alone it takes megabytes for a caller that
+/// reads nothing.
+#[cfg(target_os = "linux")]
+const UNSENT_MAX_BYTES: u32 = 256 * 1024;
 
 /// Between two tries to accept while accepting fails, say for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
@@ -142,13 +144,7 @@ struct Doorway {
 async fn accept<A, F>(listener: TcpListener, application: A, doorway: Doorway)
 where
     A: IntoServiceFactory<F, Request>,
-    F: ServiceFactory<
-            Request,
-            Config = AppConfig,
-            Response = ServiceResponse<BoxBody>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static,
+    F: Application,
     F::Future: 'static,
     <F::Service as Service<Request>>::Future: 'static,
 {
@@ -157,31 +153,67 @@ where
         Ok(listener) => listener,
         Err(error) => return telemetry::gateway::seat_lost(seat, &error),
     };
-    let closing = doorway.stopped.clone();
+    match protocol(application, doorway.stopped.clone()).await {
+        Some(service) => doorway.run(&listener, &service).await,
+        None => telemetry::gateway::seat_lost(seat, &"the application could not be built"),
+    }
+}
+
+/// What can be served: an actix-web application.
+pub(super) trait Application:
+    ServiceFactory<
+        Request,
+        Config = AppConfig,
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    > + 'static
+{
+}
+
+impl<F> Application for F where
+    F: ServiceFactory<
+            Request,
+            Config = AppConfig,
+            Response = ServiceResponse<BoxBody>,
+            Error = actix_web::Error,
+            InitError = (),
+        > + 'static
+{
+}
+
+/// Serves one connection, from its first byte to its last.
+pub(super) type Protocol<S> = BoxService<(Connection<S>, Option<SocketAddr>), (), DispatchError>;
+
+/// HTTP/1.1 with `application` behind it; `None` when that cannot be built.
+pub(super) async fn protocol<S, A, F>(application: A, stopped: watch::Receiver<bool>) -> Option<Protocol<S>>
+where
+    S: Socket,
+    A: IntoServiceFactory<F, Request>,
+    F: Application,
+    F::Future: 'static,
+    <F::Service as Service<Request>>::Future: 'static,
+{
     let application = map_config(application, |()| AppConfig::default());
     let service = HttpService::build()
-        .keep_alive(KEEP_ALIVE)
+        // Idle connections are closed by `Connection`.
+        .keep_alive(KeepAlive::Os)
         .client_request_timeout(HEAD_TIMEOUT)
         .client_disconnect_timeout(DISCONNECT_TIMEOUT)
         // With half-closed connections a caller that hangs up while its call waits would never be noticed.
         .h1_allow_half_closed(false)
+        .on_connect_ext(|connection: &Connection<S>, with: &mut actix_http::Extensions| {
+            with.insert(connection.talk());
+        })
         // Idle connections close when this resolves, the others after the response they are at.
-        .graceful_shutdown_signal(move || until_stopped(closing.clone()))
+        .graceful_shutdown_signal(move || until_stopped(stopped.clone()))
         .h1(application.map_err(|error: actix_web::Error| error.error_response()));
-    let service = match service.new_service(()).await {
-        Ok(service) => service,
-        Err(()) => return telemetry::gateway::seat_lost(seat, &"the application could not be built"),
-    };
-    doorway.run(&listener, &service).await;
+    Some(boxed::service(service.new_service(()).await.ok()?))
 }
 
 impl Doorway {
     /// The accept loop.
-    async fn run<S>(mut self, listener: &tokio::net::TcpListener, service: &S)
-    where
-        S: Service<(TcpStream, Option<SocketAddr>)>,
-        S::Future: 'static,
-    {
+    async fn run(mut self, listener: &tokio::net::TcpListener, service: &Protocol<TcpStream>) {
         let mut stop = std::pin::pin!(until_stopped(self.stopped.clone()));
         // Until when nothing is accepted, because accepting failed.
         let mut paused: Option<Instant> = None;
@@ -224,14 +256,10 @@ impl Doorway {
 }
 
 /// Serves one connection, beside the others of this thread.
-async fn begin<S>(service: &S, stream: TcpStream, peer: SocketAddr, place: Place)
-where
-    S: Service<(TcpStream, Option<SocketAddr>)>,
-    S::Future: 'static,
-{
+async fn begin(service: &Protocol<TcpStream>, stream: TcpStream, peer: SocketAddr, place: Place) {
     prepare(&stream);
     if std::future::poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-        let connection = service.call((stream, Some(peer)));
+        let connection = service.call((Connection::new(stream), Some(peer)));
         actix_rt::spawn(async move {
             // How a connection ends is the caller's affair; what became of its calls is logged with them.
             drop(connection.await);
@@ -252,7 +280,10 @@ fn prepare(stream: &TcpStream) {
     // A socket that refuses is one that is gone already; reading from it will tell.
     drop(stream.set_nodelay(true));
     let keep_alive = socket2::TcpKeepalive::new().with_time(TCP_KEEP_ALIVE);
-    drop(socket2::SockRef::from(stream).set_tcp_keepalive(&keep_alive));
+    let stream = socket2::SockRef::from(stream);
+    drop(stream.set_tcp_keepalive(&keep_alive));
+    #[cfg(target_os = "linux")]
+    drop(stream.set_tcp_notsent_lowat(UNSENT_MAX_BYTES));
 }
 
 /// Whether accepting failed for one connection that was gone before it was accepted.

@@ -2,7 +2,7 @@
 //! done: what a caller sees of what an upstream does.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use actix_web::test::{self, TestRequest};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::testing::{answer, get, json, system, tenant};
+use super::testing::{answer, get, in_virtual_time, json, system, tenant};
 use super::{Shared, app};
 use crate::clock;
 use crate::config::Config;
@@ -29,12 +29,6 @@ const GOOD: &str =
 const CONTENT: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
 const FINISH: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
 const DONE: &str = "data: [DONE]\n\n";
-
-/// Runs `test` in virtual time.
-fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    actix_rt::System::with_tokio_rt(runtime).block_on(test)
-}
 
 type Answered = Result<HttpResponse, TransportError>;
 

@@ -55,6 +55,11 @@ pub(crate) fn seat_lost(seat: SeatId, why: &dyn Display) {
     tracing::error!(target: "forebay::gateway", seat = seat.0, %why, "this thread serves no connections");
 }
 
+/// A caller did not do its part, and its connection was cut.
+pub(crate) fn caller_cut(what: &str) {
+    tracing::debug!(target: "forebay::gateway", what, "connection cut");
+}
+
 /// A handler panicked; its caller got a 500.
 pub(crate) fn handler_panicked(id: CallId) {
     tracing::error!(target: "forebay::gateway", request_id = %id, "a handler panicked");

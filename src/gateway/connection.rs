@@ -1,0 +1,288 @@
+//! A caller's connection, watched where actix-http does not watch: it times the first head of a connection only, a wait for
+//! the rest of a body that nobody reads not at all, and no write. A caller that does not do its part is cut here.
+//!
+//! What is owed depends on whose turn it is, and only [`super::guard`] knows when a request has begun and when its answer
+//! has been given: it takes an [`Answering`] from the connection's [`Talk`] for as long. While one is held the caller owes
+//! nothing, however long its call waits and however silent its stream is.
+//!
+//! - Something to write is not taken: [`TAKE_MIN_BYTES`] within each [`TAKE_WINDOW`], or the connection is reset.
+//! - Nothing is being answered and bytes have come: the head they begin must be there within [`HEAD_TIMEOUT`].
+//! - Nothing is being answered and nothing comes: the connection is closed after [`KEEP_ALIVE`]. Not by actix-http's timer,
+//!   which starts anew whenever the connection is polled.
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::clock::{self, Instant};
+use crate::telemetry;
+
+/// How long a head may take.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long an idle connection is kept: longer than the pools of the usual clients keep theirs, so that they close first.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// A caller for whom something waits to be written must take some of it within such a window.
+const TAKE_WINDOW: Duration = Duration::from_secs(60);
+
+/// 256 B/s over a window. What counts is what the kernel takes from us, and that goes in steps of up to 64 KiB: a caller
+/// slower than one such step in a window may be cut although it reads, one above 1.1 KiB/s never is.
+const TAKE_MIN_BYTES: usize = 15 * 1024;
+
+/// What lies below a [`Connection`].
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Makes closing reset the connection from now on: what has not gone out is thrown away, and what has is not taken
+    /// for all there is.
+    fn reset_when_closed(&self);
+}
+
+impl Socket for TcpStream {
+    fn reset_when_closed(&self) {
+        // A socket that refuses is gone already.
+        drop(socket2::SockRef::from(self).set_linger(Some(Duration::ZERO)));
+    }
+}
+
+/// What guard and connection tell each other.
+#[derive(Default)]
+struct Exchange {
+    /// Requests that have begun so far.
+    begun: Cell<u64>,
+    /// Whether one of them is being answered.
+    answering: Cell<bool>,
+    /// Whether the answer has no end but the connection's.
+    unframed: Cell<bool>,
+    /// Whether all of such an answer has been given.
+    complete: Cell<bool>,
+}
+
+/// The guard's end of a connection; requests carry it.
+pub(super) struct Talk(Rc<Exchange>);
+
+impl Talk {
+    /// A request has begun.
+    pub(super) fn begin(&self) -> Answering {
+        self.0.begun.set(self.0.begun.get() + 1);
+        self.0.answering.set(true);
+        Answering(Rc::clone(&self.0))
+    }
+}
+
+/// Held while a request is being answered.
+pub(super) struct Answering(Rc<Exchange>);
+
+impl Answering {
+    /// The answer has no framing: unless it is said to be complete, the connection ends with a reset.
+    pub(super) fn is_unframed(&self) {
+        self.0.unframed.set(true);
+    }
+
+    /// All of the answer has been given.
+    pub(super) fn complete(&self) {
+        self.0.complete.set(true);
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.set(false);
+    }
+}
+
+/// A connection that is cut when the caller does not do its part. The watch lives on the polls of whoever reads and
+/// writes: it wakes that task.
+pub(super) struct Connection<S: Socket> {
+    socket: S,
+    exchange: Rc<Exchange>,
+    /// What `exchange.begun` was when last looked at.
+    begun: u64,
+    /// Until when the caller must have done what it owes, while it is the caller's turn.
+    owed: Option<Owed>,
+    /// Set while there is something to write that the socket does not take.
+    taking: Option<Taking>,
+    /// Wakes in time for whatever is due next; not set anew when that moves further away.
+    alarm: Option<Alarm>,
+    /// Whether our half was closed in order.
+    is_shut: bool,
+}
+
+/// What the caller owes while nothing is being answered.
+#[derive(Clone, Copy)]
+struct Owed {
+    until: Instant,
+    what: What,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// Another request, or the rest of a body that nobody reads.
+    Request,
+    /// The rest of a head.
+    Head,
+    /// To take its answer.
+    Taking,
+}
+
+/// A window within which the caller must take [`TAKE_MIN_BYTES`].
+struct Taking {
+    until: Instant,
+    taken: usize,
+}
+
+struct Alarm {
+    at: Instant,
+    sleep: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl<S: Socket> Connection<S> {
+    pub(super) fn new(socket: S) -> Self {
+        let exchange = Rc::default();
+        Self { socket, exchange, begun: 0, owed: None, taking: None, alarm: None, is_shut: false }
+    }
+
+    /// The guard's end.
+    pub(super) fn talk(&self) -> Talk {
+        Talk(Rc::clone(&self.exchange))
+    }
+
+    /// Whether the caller has the next word. Forgets what it owed when it has not, or has had it in between.
+    fn is_callers_turn(&mut self) -> bool {
+        let begun = self.exchange.begun.get();
+        let is_turn = !self.exchange.answering.get() && self.taking.is_none();
+        if begun != self.begun || !is_turn {
+            self.begun = begun;
+            self.owed = None;
+        }
+        is_turn
+    }
+
+    /// Bytes have come. The first of a head start its time; others that come while it is the caller's turn do not.
+    fn heard(&mut self) {
+        if self.is_callers_turn() && self.owed.is_none_or(|owed| owed.what != What::Head) {
+            self.owed = Some(Owed { until: clock::now() + HEAD_TIMEOUT, what: What::Head });
+        }
+    }
+
+    /// By when the caller must do something, and what.
+    fn due(&mut self) -> Option<Owed> {
+        if let Some(taking) = &self.taking {
+            return Some(Owed { until: taking.until, what: What::Taking });
+        }
+        if !self.is_callers_turn() {
+            return None;
+        }
+        Some(*self.owed.get_or_insert_with(|| Owed { until: clock::now() + KEEP_ALIVE, what: What::Request }))
+    }
+
+    /// Ready when the caller should have done something by now. Wakes the task in time otherwise.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<What> {
+        while let Some(due) = self.due() {
+            let alarm = match &mut self.alarm {
+                Some(alarm) if alarm.at <= due.until => alarm,
+                alarm => alarm.insert(Alarm { at: due.until, sleep: Box::pin(clock::until(due.until)) }),
+            };
+            ready!(alarm.sleep.as_mut().poll(cx));
+            let is_due = alarm.at >= due.until;
+            self.alarm = None;
+            match &mut self.taking {
+                _ if !is_due => {}
+                Some(taking) if taking.taken >= TAKE_MIN_BYTES => {
+                    *taking = Taking { until: clock::now() + TAKE_WINDOW, taken: 0 };
+                }
+                _ => return Poll::Ready(due.what),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ready when the caller should have done something by now: `Ok` when the connection is to be closed for that, an error
+    /// when it is cut.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let why = match ready!(self.poll_due(cx)) {
+            What::Request => return Poll::Ready(Ok(())),
+            What::Head => "its head took too long",
+            What::Taking => {
+                // What the kernel holds for it is given back at once, too.
+                self.socket.reset_when_closed();
+                "it took too little of its answer"
+            }
+        };
+        telemetry::gateway::caller_cut(why);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
+    }
+}
+
+impl<S: Socket> Drop for Connection<S> {
+    fn drop(&mut self) {
+        // The end of the connection would be taken for the end of the answer.
+        if self.exchange.unframed.get() && !(self.exchange.complete.get() && self.is_shut) {
+            self.socket.reset_when_closed();
+        }
+    }
+}
+
+impl<S: Socket> AsyncRead for Connection<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        match Pin::new(&mut this.socket).poll_read(cx, buffer) {
+            // Nothing read is the caller's end of file: actix closes in order then.
+            Poll::Pending => this.poll_end(cx),
+            ready => {
+                if buffer.filled().len() > before {
+                    this.heard();
+                }
+                ready
+            }
+        }
+    }
+}
+
+impl<S: Socket> AsyncWrite for Connection<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        match &written {
+            Poll::Pending => {
+                this.taking.get_or_insert_with(|| Taking { until: clock::now() + TAKE_WINDOW, taken: 0 });
+                this.poll_end(cx).map(|end| end.and(Err(io::ErrorKind::TimedOut.into())))
+            }
+            Poll::Ready(result) => {
+                if let (Some(taking), Ok(taken)) = (&mut this.taking, result) {
+                    taking.taken += taken;
+                }
+                written
+            }
+        }
+    }
+
+    /// actix-http flushes when it has nothing left to write.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.socket).poll_flush(cx))?;
+        this.taking = None;
+        // Nobody need read or write again before something is due. Whether it is due already is for a read to say: the
+        // next request may lie in actix-http's buffer.
+        if this.poll_due(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.is_shut = true;
+        Pin::new(&mut this.socket).poll_shutdown(cx)
+    }
+}

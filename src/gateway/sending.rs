@@ -1,0 +1,112 @@
+//! How an answer goes out: in pieces where it is large, without chunks where the caller knows none, and known to the
+//! connection until it has been given.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceResponse;
+use actix_web::http::{ConnectionType, Version};
+use bytes::Bytes;
+
+use super::connection::Answering;
+
+/// A larger answer is given in pieces of this size. actix copies what it is given before it writes, so that in one piece
+/// an answer would be held twice.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// Prepares `response` for a caller that speaks `version`. `answering` is held until all of it has been given.
+pub(super) fn seen_off(
+    response: ServiceResponse<BoxBody>,
+    version: Version,
+    answering: Option<Answering>,
+) -> ServiceResponse<BoxBody> {
+    response.map_body(|head, body| match body.size() {
+        BodySize::Stream => {
+            if version < Version::HTTP_11 {
+                // Its callers know no chunks: the body ends with the connection, and a broken one with a reset.
+                head.no_chunking(true);
+                head.set_connection_type(ConnectionType::Close);
+                if let Some(answering) = &answering {
+                    answering.is_unframed();
+                }
+            }
+            BoxBody::new(Attended { body, answering })
+        }
+        BodySize::Sized(size) if size > PIECE_BYTES as u64 => match body.try_into_bytes() {
+            Ok(bytes) => BoxBody::new(InPieces(bytes)),
+            Err(body) => body,
+        },
+        _ => body,
+    })
+}
+
+/// A body that may fall silent, while which the caller owes nothing.
+struct Attended {
+    body: BoxBody,
+    answering: Option<Answering>,
+}
+
+impl MessageBody for Attended {
+    type Error = Box<dyn Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        let piece = ready!(Pin::new(&mut this.body).poll_next(cx));
+        if let (None, Some(answering)) = (&piece, &this.answering) {
+            answering.complete();
+        }
+        Poll::Ready(piece)
+    }
+}
+
+/// What is left of a large body.
+struct InPieces(Bytes);
+
+impl MessageBody for InPieces {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.0.len() as u64)
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let rest = &mut self.get_mut().0;
+        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        Poll::Ready((!piece.is_empty()).then_some(Ok(piece)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use actix_web::HttpResponse;
+    use actix_web::test::TestRequest;
+    use std::future::poll_fn;
+
+    #[actix_web::test]
+    async fn a_large_answer_goes_out_in_pieces_that_share_its_memory_and_a_small_one_as_it_is() {
+        for length in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 5 * PIECE_BYTES - 7] {
+            let bytes = Bytes::from((0..length).map(|n| n as u8).collect::<Vec<_>>());
+            let response = HttpResponse::Ok().body(bytes.clone());
+            let response = TestRequest::default().to_srv_response(response);
+            let response = seen_off(response, Version::HTTP_11, None);
+            let mut body = response.into_body();
+            assert_eq!(body.size(), BodySize::Sized(length as u64));
+            let mut at = 0;
+            while let Some(piece) = poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await {
+                let piece = piece.unwrap();
+                assert!(!piece.is_empty() && piece.len() <= PIECE_BYTES);
+                assert_eq!(piece.as_ptr(), bytes[at..].as_ptr());
+                at += piece.len();
+            }
+            assert_eq!(at, length);
+        }
+    }
+}
