@@ -14,19 +14,19 @@ use crate::messages::{AnswerBody, ErrorKind, Outcome, Request};
 use crate::pool::transport::{HttpRequest, MemoryTransport, Scripted};
 use crate::{Config, Forebay};
 
-fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
+pub(super) fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     actix_rt::System::with_tokio_rt(runtime).block_on(test)
 }
 
-fn chat(text: &str) -> Request {
+pub(super) fn chat(text: &str) -> Request {
     Request::chat("m", json!([{"role": "user", "content": text}]))
 }
 
-type Times = Arc<Mutex<Vec<Instant>>>;
+pub(super) type Times = Arc<Mutex<Vec<Instant>>>;
 
 /// A system whose upstream echoes bodies after a fifth of a second, and the times of its attempts.
-async fn system(limits: &str) -> (Forebay, Times) {
+pub(super) async fn system(limits: &str) -> (Forebay, Times) {
     let text = format!(
         "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]\nlimits = {{ {limits} }}"
     );
