@@ -47,6 +47,10 @@ pub(crate) struct Reconfigure(pub(crate) Arc<Config>);
 #[rtype(result = "()")]
 pub(crate) struct PoolLine(pub(crate) Recipient<NeedSlots>);
 
+/// After so many messages the thread's other tasks have their turn: actix would deal with the whole mailbox first, and a
+/// flood of it would keep connections and request actors waiting.
+pub(crate) const MESSAGES_PER_TURN: u32 = 256;
+
 /// Dispatcher to itself: the earliest of its timers is due.
 #[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]
@@ -61,6 +65,8 @@ pub struct Dispatcher {
     pool: Option<Recipient<NeedSlots>>,
     /// The one armed timer: when, and its handle.
     armed: Option<(Instant, SpawnHandle)>,
+    /// Messages dealt with since the thread's other tasks were given a turn.
+    in_turn: u32,
     legacy: Legacy,
     _watch: DeathWatch,
     /// Messages until a planted crash.
@@ -100,6 +106,7 @@ impl Dispatcher {
             slots: HashMap::new(),
             pool: None,
             armed: None,
+            in_turn: 0,
             legacy,
             _watch: watch,
             #[cfg(test)]
@@ -107,8 +114,8 @@ impl Dispatcher {
         }
     }
 
-    /// Runs `act` on the state and carries out what follows. Timers that are due come first, in each message: a flooded
-    /// mailbox must not starve them.
+    /// Runs `act` on the state and carries out what follows: one message. Timers that are due come first, in each, and
+    /// the thread's other tasks have their turn every so often: a flooded mailbox must not starve them.
     fn with_board<T>(&mut self, ctx: &mut Context<Self>, act: impl FnOnce(&mut Switchboard, Instant) -> T) -> T {
         let now = clock::now();
         self.board.run_due(now);
@@ -124,7 +131,17 @@ impl Dispatcher {
         self.arm(ctx, now);
         #[cfg(test)]
         super::check::observe(&mut self.board, now, self.armed.map(|(at, _)| at));
+        self.give_way(ctx);
         result
+    }
+
+    /// Has the context leave the mailbox alone once, when it has been at it for long enough.
+    fn give_way(&mut self, ctx: &mut Context<Self>) {
+        self.in_turn += 1;
+        if self.in_turn == MESSAGES_PER_TURN {
+            self.in_turn = 0;
+            ctx.wait(tokio::task::yield_now().into_actor(self));
+        }
     }
 
     fn carry_out(&mut self, order: Order) {
@@ -192,14 +209,13 @@ impl Handler<Call> for Dispatcher {
     type Result = ResponseFuture<Outcome>;
 
     fn handle(&mut self, call: Call, ctx: &mut Context<Self>) -> Self::Result {
+        let Call { id, request } = call;
         let (reply, outcome) = oneshot::channel();
-        match self.admission.admit(call.request.body().bytes().len()) {
-            Err(error) => return Box::pin(std::future::ready(Err(error))),
-            Ok(admitted) => {
-                let submit = Submit { id: call.id, request: call.request, admitted, seat: None, reply };
-                self.with_board(ctx, |board, now| board.accept(submit, now));
-            }
-        }
+        let admitted = self.admission.admit(request.body().bytes().len());
+        self.with_board(ctx, |board, now| match admitted {
+            Ok(admitted) => board.accept(Submit { id, request, admitted, seat: None, reply }, now),
+            Err(error) => _ = reply.send(Err(error)),
+        });
         Box::pin(async move { outcome.await.unwrap_or_else(|_| Err(restarting())) })
     }
 }
@@ -290,7 +306,7 @@ impl Handler<Reconfigure> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, Reconfigure(config): Reconfigure, ctx: &mut Context<Self>) {
-        self.admission.set_max_bytes(config.queue.max_bytes);
+        self.admission.reconfigure(&config);
         self.with_board(ctx, |board, now| board.reconfigure(config, now));
     }
 }
@@ -298,8 +314,8 @@ impl Handler<Reconfigure> for Dispatcher {
 impl Handler<AskHealth> for Dispatcher {
     type Result = Health;
 
-    fn handle(&mut self, _: AskHealth, _: &mut Context<Self>) -> Health {
-        self.board.health(clock::now())
+    fn handle(&mut self, _: AskHealth, ctx: &mut Context<Self>) -> Health {
+        self.with_board(ctx, |board, now| board.health(now))
     }
 }
 

@@ -47,6 +47,11 @@ pub(crate) fn unwatch() -> u64 {
     WATCH.take().map_or(0, |watch| watch.steps)
 }
 
+/// Messages that were checked so far.
+pub(crate) fn steps() -> u64 {
+    WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.steps))
+}
+
 fn with_watch(act: impl FnOnce(&mut Watch)) {
     WATCH.with_borrow_mut(|watch| watch.as_mut().map(act));
 }

@@ -13,7 +13,8 @@ use crate::telemetry::events;
 
 impl Switchboard {
     /// Takes a call in, or tells its caller at once why not.
-    pub(crate) fn accept(&mut self, submit: Submit, now: Instant) {
+    pub(crate) fn accept(&mut self, mut submit: Submit, now: Instant) {
+        submit.admitted.arrive();
         if self.ledger.contains_key(&submit.id) {
             let message = "a call of this id is under way; make each call with a fresh id";
             let _ = submit.reply.send(Err(Error::new(ErrorKind::InvalidRequest, message)));

@@ -25,9 +25,9 @@ mod switchboard;
 mod timers;
 mod window;
 
-#[cfg(test)]
-pub(crate) use actor::CrashIn;
 pub use actor::Dispatcher;
+#[cfg(test)]
+pub(crate) use actor::{CrashIn, MESSAGES_PER_TURN};
 pub(crate) use actor::{PoolLine, Reconfigure, Submit, draining, restarting};
 pub(crate) use admission::{Admission, Admitted};
 pub(crate) use legacy::Legacy;

@@ -124,6 +124,12 @@ impl Forebay {
         self.0.shared.admission.held()
     }
 
+    /// Calls on their way to the dispatcher now.
+    #[cfg(test)]
+    pub(crate) fn on_the_way(&self) -> usize {
+        self.0.shared.admission.on_the_way()
+    }
+
     /// Resolves when the system has crashed so often that it has given up: three times within a minute. Every call ends
     /// as `restarting` from then on.
     pub async fn failed(&self) {
@@ -165,8 +171,13 @@ impl Forebay {
     }
 
     /// Makes the call; `seat` is the thread the caller waits on.
-    pub(crate) fn begin(&self, id: CallId, request: Request, admitted: Admitted, seat: Option<SeatId>) -> Pending {
+    pub(crate) fn begin(&self, id: CallId, request: Request, mut admitted: Admitted, seat: Option<SeatId>) -> Pending {
         let (reply, outcome) = oneshot::channel();
+        if let Err(error) = admitted.set_out() {
+            // The other end is right here.
+            let _ = reply.send(Err(error));
+            return Pending { id, outcome, handle: None };
+        }
         self.dispatcher().do_send(Submit { id, request: Arc::new(request), admitted, seat, reply });
         Pending { id, outcome, handle: Some(self.clone()) }
     }

@@ -62,7 +62,7 @@ impl Builder {
             count => Threads::own(count).await?,
         };
         let shared = Arc::new(Shared {
-            admission: Admission::new(config.queue.max_bytes),
+            admission: Admission::new(&config),
             config: RwLock::new(config),
             actors: RwLock::new(None),
             unready: Arc::default(),

@@ -19,20 +19,20 @@ use crate::messages::{AnswerBody, Request};
 use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport, Scripted};
 use crate::{Config, Forebay};
 
-fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
+pub(super) fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     actix_rt::System::with_tokio_rt(runtime).block_on(test)
 }
 
-fn chat(text: &str) -> Request {
+pub(super) fn chat(text: &str) -> Request {
     Request::chat("m", json!([{"role": "user", "content": text}]))
 }
 
-fn streamed(text: &str) -> Request {
+pub(super) fn streamed(text: &str) -> Request {
     chat(text).into_stream().unwrap()
 }
 
-type Times = Arc<Mutex<Vec<Instant>>>;
+pub(super) type Times = Arc<Mutex<Vec<Instant>>>;
 
 /// Echoes a prompt within a tenth of a second, where a stream is asked for in two pieces. `held` goes with the answer.
 async fn echo<T: 'static>(request: &HttpRequest, prompt: &str, held: T) -> HttpResponse {
@@ -60,7 +60,7 @@ fn prompt_of(request: &HttpRequest) -> String {
 }
 
 /// A system whose upstream echoes prompts, and the times of its attempts.
-async fn system(limits: &str) -> (Forebay, Times) {
+pub(super) async fn system(limits: &str) -> (Forebay, Times) {
     let text = format!(
         "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]\nlimits = {{ {limits} }}"
     );
