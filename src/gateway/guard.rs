@@ -15,7 +15,7 @@ use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError, web};
 
 use super::origin::{self, Origin};
-use super::{Shared, errors, headers, operations};
+use super::{Shared, connection, errors, headers, operations};
 use crate::messages::{CallId, Error, ErrorKind};
 use crate::telemetry;
 
@@ -43,10 +43,11 @@ pub(super) async fn guard(
     let Some(shared) = request.app_data::<web::Data<Shared>>().cloned() else {
         return Err(Panicked(id).into());
     };
+    let busy = connection::begin(&request);
     // actix takes `Upgrade: h2c` and its kin for a connection that changes hands; they are ignored and closed behind.
-    let close = shared.is_draining() || request.headers().contains_key(header::UPGRADE);
+    let upgrades = request.headers().contains_key(header::UPGRADE);
     let mut from = Origin::Plain;
-    let mut response = match admit(&shared, &request, id, &mut from) {
+    let response = match admit(&shared, &request, id, &mut from) {
         Ok(Some(answer)) => request.into_response(answer),
         Ok(None) => match unless_it_panics(next.call(request)).await {
             Some(response) => response?,
@@ -61,8 +62,10 @@ pub(super) async fn guard(
             request.into_response(errors::reply_unread(&error, rest))
         }
     };
+    let mut response = connection::until_sent(busy, response);
     let head = response.response_mut().head_mut();
-    if close {
+    // The next call on this connection would be refused: its caller is spared it.
+    if upgrades || shared.is_draining() {
         head.set_connection_type(ConnectionType::Close);
     }
     name(id, head.headers_mut());

@@ -7,6 +7,7 @@
 mod auth;
 mod body;
 mod calls;
+mod connection;
 mod errors;
 mod guard;
 mod headers;
