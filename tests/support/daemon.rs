@@ -134,7 +134,7 @@ impl Daemon {
         std::fs::write(self.file(), config).unwrap();
         let before = self.process.said();
         self.process.signal("HUP");
-        self.process.line("reloaded", before)
+        self.process.line("configuration reloaded", before)
     }
 
     /// A new connection.
