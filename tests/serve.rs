@@ -1,34 +1,19 @@
-//! The daemon as a process: exit codes, signals, reloads.
+//! The daemon as a process: how it starts or does not, and what each signal does at each time of its life.
 #![cfg(all(feature = "gateway", unix))]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/upstream.rs"]
+mod upstream;
 
-/// The daemon, run in a directory of its own with nothing of ours in its environment.
-struct Daemon {
-    child: Child,
-    addr: SocketAddr,
-    log: BufReader<ChildStderr>,
-}
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
 
-/// A test that fails must not leave its daemon behind.
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use daemon::{Daemon, Process, chat, command, file, post};
+use upstream::Upstream;
 
-fn command(directory: &Path, config: &str) -> Command {
-    let file = directory.join("test.toml");
-    std::fs::write(&file, config).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-    command.args(["serve", "-c"]).arg(file).current_dir(directory).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
+const CHAT: &str = "/v1/chat/completions";
 
 /// A configuration that listens on `listen` and whose upstream is `upstream`.
 fn config(listen: &str, upstream: SocketAddr, drain: &str) -> String {
@@ -47,156 +32,163 @@ fn config(listen: &str, upstream: SocketAddr, drain: &str) -> String {
     )
 }
 
-impl Daemon {
-    fn start(directory: &Path, upstream: SocketAddr, drain: &str) -> Self {
-        let mut child = command(directory, &config("127.0.0.1:0", upstream, drain)).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let addr =
-            line.trim().strip_prefix("listening on http://").unwrap_or_else(|| panic!("{line:?}")).parse().unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap());
-        Self { child, addr, log }
-    }
-
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
-    }
-
-    /// Sends `request` and reads to the connection's end.
-    fn exchange(&self, request: &str) -> String {
-        let mut socket = TcpStream::connect(self.addr).unwrap();
-        socket.write_all(request.as_bytes()).unwrap();
-        let mut response = String::new();
-        socket.read_to_string(&mut response).unwrap();
-        response
-    }
-
-    fn get(&self, path: &str) -> String {
-        self.exchange(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"))
-    }
-
-    /// Asks for `path` until its answer is what is waited for.
-    fn until(&self, path: &str, is: impl Fn(&str) -> bool) {
-        while !is(&self.get(path)) {
-            std::thread::yield_now();
-        }
-    }
-
-    /// Reads the log up to a line that says `what`.
-    fn until_logged(&mut self, what: &str) {
-        let mut line = String::new();
-        while !line.contains(what) {
-            line.clear();
-            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "never said: {what}");
-        }
-    }
-
-    /// Waits for the end: exit code and what was logged.
-    fn end(mut self) -> (i32, String) {
-        let mut log = String::new();
-        self.log.read_to_string(&mut log).unwrap();
-        (self.child.wait().unwrap().code().unwrap_or(-1), log)
-    }
+/// A daemon that takes `drain` to drain, with a call that its upstream holds.
+fn held(drain: &str) -> (Daemon, Upstream, daemon::Caller, upstream::Asked) {
+    let upstream = Upstream::held();
+    let daemon = Daemon::start(&config("127.0.0.1:0", upstream.addr, drain));
+    let mut waiting = daemon.connect();
+    waiting.send(post(CHAT, "", chat("hold me")));
+    let asked = upstream.next();
+    (daemon, upstream, waiting, asked)
 }
 
-const CALL: &str = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 27\r\n\r\n\
-                    {\"model\":\"m\",\"messages\":[]}";
-
-/// An upstream that takes connections and never answers.
-fn silent_upstream() -> TcpListener {
-    TcpListener::bind("127.0.0.1:0").unwrap()
-}
-
-fn directory() -> (tempfile::TempDir, PathBuf) {
+/// What a daemon that does not start says, and its exit code.
+fn refused(config: &str) -> (Option<i32>, String) {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_owned();
-    (directory, path)
+    std::fs::write(file(directory.path()), config).unwrap();
+    Process::start(command(directory.path())).end()
+}
+
+fn nowhere() -> SocketAddr {
+    ([127, 0, 0, 1], 9).into()
 }
 
 #[test]
 fn a_port_in_use_is_one_line_and_exit_code_1() {
-    let (_keep, directory) = directory();
-    let taken = silent_upstream();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
-    let output = command(&directory, &config(&addr.to_string(), addr, "1s")).output().unwrap();
-    let problem = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{problem}");
+    let (code, problem) = refused(&config(&addr.to_string(), addr, "1s"));
+    assert_eq!(code, Some(1), "{problem}");
     assert!(problem.starts_with(&format!("forebay: cannot listen on {addr}: ")), "{problem}");
-    assert_eq!(problem.lines().count(), 1);
+    assert!(problem.contains("what listens there"), "{problem}");
+    assert_eq!(problem.lines().count(), 1, "{problem}");
+}
+
+#[test]
+fn an_address_of_another_machine_is_one_line_and_exit_code_1() {
+    // Set aside for documentation: no machine has it.
+    let text = config("192.0.2.1:8787", nowhere(), "1s").replace("[server]", "[server]\nallow_anonymous = true");
+    let (code, problem) = refused(&text);
+    assert_eq!(code, Some(1), "{problem}");
+    assert!(problem.starts_with("forebay: cannot listen on 192.0.2.1:8787: "), "{problem}");
+    assert!(problem.contains("an address of this machine"), "{problem}");
+    assert_eq!(problem.lines().count(), 1, "{problem}");
 }
 
 #[test]
 fn every_problem_of_a_configuration_is_a_line_and_exit_code_2() {
-    let (_keep, directory) = directory();
     let text = "[server]\nlissten = \"127.0.0.1:0\"\n[pool]\nthreds = 2\n[upstreams.up]\nmodels = [\"m\"]\n";
-    let output = command(&directory, text).output().unwrap();
-    let problems = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{problems}");
+    let (code, problems) = refused(text);
+    assert_eq!(code, Some(2), "{problems}");
     assert!(problems.contains("lissten") && problems.contains("threds"), "{problems}");
 }
 
 #[test]
 fn a_daemon_without_threads_is_refused_with_exit_code_2() {
-    let (_keep, directory) = directory();
-    let upstream = silent_upstream();
-    let text = config("127.0.0.1:0", upstream.local_addr().unwrap(), "1s").replace("threads = 2", "threads = 0");
-    let output = command(&directory, &text).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("[pool] threads"));
+    let text = config("127.0.0.1:0", nowhere(), "1s").replace("threads = 2", "threads = 0");
+    let (code, problems) = refused(&text);
+    assert_eq!(code, Some(2), "{problems}");
+    assert!(problems.contains("[pool] threads"), "{problems}");
 }
 
 #[test]
-fn a_signal_drains_new_calls_are_told_and_the_end_is_exit_code_0() {
-    let (_keep, directory) = directory();
-    let upstream = silent_upstream();
-    let daemon = Daemon::start(&directory, upstream.local_addr().unwrap(), "2s");
-    assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200 "));
-    let mut waiting = TcpStream::connect(daemon.addr).unwrap();
-    waiting.write_all(CALL.as_bytes()).unwrap();
-    let (_exchange, _) = upstream.accept().unwrap();
+fn a_second_signal_ends_at_once_with_exit_code_130_whichever_they_are() {
+    for (first, second) in [("INT", "TERM"), ("TERM", "INT"), ("TERM", "TERM"), ("INT", "INT")] {
+        let (daemon, _upstream, _waiting, _asked) = held("1h");
+        daemon.signal(first);
+        daemon.until_logged("draining");
+        daemon.signal(second);
+        let (code, log) = daemon.end();
+        assert_eq!(code, Some(130), "{first}, then {second}: {log}");
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once_while_the_last_answers_are_written_too() {
+    let (daemon, upstream, mut whole, asked) = held("1h");
+    // More than any socket takes at once, and nobody reads it.
+    asked.says(&"x".repeat(32 << 20));
+    let mut next = daemon.connect();
+    next.send(post(CHAT, "", chat("the last")));
+    upstream.next().says("here");
+    assert_eq!(next.reply().content(), "here");
+    daemon.until_load(0, 0);
     daemon.signal("TERM");
-    daemon.until("/readyz", |answer| answer.starts_with("HTTP/1.1 503 ") && answer.contains("draining"));
-    let refused = daemon.exchange(CALL);
-    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\"draining\""), "{refused}");
-    assert!(refused.contains("retry-after: "), "{refused}");
-    let mut ended = String::new();
-    waiting.read_to_string(&mut ended).unwrap();
-    assert!(ended.starts_with("HTTP/1.1 503 ") && ended.contains("\"draining\""), "{ended}");
-    let (code, log) = daemon.end();
-    assert_eq!(code, 0, "{log}");
-    assert!(!log.contains("sk-test"), "{log}");
-}
-
-#[test]
-fn a_second_signal_ends_at_once_with_exit_code_130() {
-    let (_keep, directory) = directory();
-    let upstream = silent_upstream();
-    let daemon = Daemon::start(&directory, upstream.local_addr().unwrap(), "1h");
-    let mut waiting = TcpStream::connect(daemon.addr).unwrap();
-    waiting.write_all(CALL.as_bytes()).unwrap();
-    let (_exchange, _) = upstream.accept().unwrap();
-    daemon.signal("INT");
-    daemon.until("/readyz", |answer| answer.contains("draining"));
-    daemon.signal("TERM");
-    assert_eq!(daemon.end().0, 130);
-}
-
-#[test]
-fn a_reload_takes_a_good_file_and_refuses_a_bad_one() {
-    let (_keep, directory) = directory();
-    let upstream = silent_upstream().local_addr().unwrap();
-    let mut daemon = Daemon::start(&directory, upstream, "1s");
-    let file = directory.join("test.toml");
-    let more = config("127.0.0.1:0", upstream, "1s").replace("[\"m\"]", "[\"m\", \"another\"]");
-    std::fs::write(&file, more).unwrap();
-    daemon.signal("HUP");
-    daemon.until("/v1/models", |answer| answer.contains("another"));
-    std::fs::write(&file, "[server]\nlissten = 1\n").unwrap();
-    daemon.signal("HUP");
-    daemon.until_logged("lissten");
-    assert!(daemon.get("/v1/models").contains("another"));
+    daemon.until_logged("all calls have ended");
     daemon.signal("TERM");
     let (code, log) = daemon.end();
-    assert_eq!(code, 0, "{log}");
+    assert_eq!(code, Some(130), "{log}");
+    assert_eq!(whole.reply().end, daemon::End::Short);
+}
+
+#[test]
+fn a_reload_asked_for_while_draining_is_ignored_and_said_so() {
+    let (daemon, _upstream, mut waiting, asked) = held("1h");
+    daemon.signal("TERM");
+    daemon.until_logged("draining");
+    std::fs::write(daemon.file(), config("127.0.0.1:0", nowhere(), "1ms")).unwrap();
+    for _ in 0..20 {
+        daemon.signal("HUP");
+    }
+    daemon.until_logged("not reloaded: forebay is draining");
+    asked.says("the old way");
+    assert_eq!(waiting.reply().content(), "the old way");
+    let (code, log) = daemon.end();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[test]
+fn many_reloads_in_a_row_leave_the_last_one_in_force() {
+    let (daemon, _upstream, mut waiting, asked) = held("5s");
+    let addr = _upstream.addr;
+    for n in 0..100 {
+        let more = config("127.0.0.1:0", addr, "5s").replace("[\"m\"]", &format!("[\"m\", \"m-{n}\"]"));
+        std::fs::write(daemon.beside("next.toml"), more).unwrap();
+        std::fs::rename(daemon.beside("next.toml"), daemon.file()).unwrap();
+        daemon.signal("HUP");
+    }
+    daemon.until("/v1/models", |reply| reply.text().contains("\"m-99\""));
+    asked.says("still here");
+    assert_eq!(waiting.reply().content(), "still here");
+    let (code, log) = daemon.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+/// A daemon whose configuration comes out of a pipe, so that the test holds it where it reads it.
+fn piped() -> (Process, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(Command::new("mkfifo").arg(file(directory.path())).status().unwrap().success());
+    (Process::start(command(directory.path())), directory)
+}
+
+/// The pipe's other end: comes when the daemon has begun to read.
+fn pipe(directory: &tempfile::TempDir) -> std::fs::File {
+    std::fs::OpenOptions::new().write(true).open(file(directory.path())).unwrap()
+}
+
+#[test]
+fn a_signal_before_the_daemon_is_up_ends_it_with_exit_code_0() {
+    for name in ["TERM", "INT"] {
+        let (process, directory) = piped();
+        let _held = pipe(&directory);
+        process.signal(name);
+        let (code, log) = process.end();
+        assert_eq!(code, Some(0), "{name}: {log}");
+    }
+}
+
+#[test]
+fn a_reload_asked_for_before_the_daemon_is_up_follows_and_a_hanging_one_keeps_no_signal_waiting() {
+    let (process, directory) = piped();
+    let mut first = pipe(&directory);
+    process.signal("HUP");
+    first.write_all(config("127.0.0.1:0", nowhere(), "1s").as_bytes()).unwrap();
+    drop(first);
+    let line = process.line("listening on http://", 0);
+    let addr: SocketAddr = line.strip_prefix("listening on http://").unwrap().parse().unwrap();
+    let _held = pipe(&directory);
+    assert_eq!(daemon::Caller::connect(addr).ask(daemon::get("/readyz")).status, 200);
+    process.signal("TERM");
+    let (code, log) = process.end();
+    assert_eq!(code, Some(0), "{log}");
 }

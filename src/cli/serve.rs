@@ -1,14 +1,15 @@
 //! `forebay serve`: the daemon, from its configuration to its last connection.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use super::{BAD_USAGE, Configuration};
 use crate::clock;
-use crate::config::{Config, Problems, Sources};
+use crate::config::{Config, Pool, Problems, Sources};
 use crate::gateway::{Gateway, GatewayHandle};
 use crate::system::Forebay;
 use crate::telemetry;
@@ -18,37 +19,78 @@ const EXIT_CANNOT_START: u8 = 1;
 /// A second signal did not want to wait.
 const EXIT_INTERRUPTED: u8 = 130;
 
-/// After the drain all calls have ended: connections get so long to write their last bytes.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// Why the daemon does not start, or does not go on: its exit code, and a line for each problem.
+struct Refusal {
+    code: u8,
+    problems: Vec<String>,
+}
+
+impl Refusal {
+    /// The system is in the way, not what was configured.
+    fn cannot(problem: String) -> Self {
+        Self { code: EXIT_CANNOT_START, problems: vec![problem] }
+    }
+
+    /// The configuration is.
+    fn usage(problems: Vec<String>) -> Self {
+        Self { code: BAD_USAGE, problems }
+    }
+}
 
 /// Runs the daemon until a signal ends it.
 pub(crate) fn run(configuration: &Configuration) -> ExitCode {
-    let files = &configuration.files;
-    let config = match load(files) {
-        Ok(config) => config,
-        Err(problems) => return refuse(BAD_USAGE, &problems),
-    };
-    if let Err(problem) = telemetry::logging::init(&config.log) {
-        return refuse(BAD_USAGE, &[problem]);
+    match actix_rt::System::new().block_on(daemon(&configuration.files)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Refusal { code, problems }) => {
+            for problem in problems {
+                // To stderr itself and not to the log: this is for whoever typed the command.
+                let _ = writeln!(std::io::stderr(), "forebay: {problem}");
+            }
+            ExitCode::from(code)
+        }
     }
+}
+
+/// The daemon's life, from the first signal it may hear on.
+async fn daemon(files: &[PathBuf]) -> Result<(), Refusal> {
+    // Before anything else: a signal that comes early must not kill us half-way.
+    let mut signals = Signals::new().map_err(|error| Refusal::cannot(format!("cannot handle signals: {error}")))?;
+    let config = tokio::select! {
+        biased;
+        () = signals.stop() => return Ok(()),
+        config = loaded(files) => config.map_err(Refusal::usage)?,
+    };
+    telemetry::logging::init(&config.log).map_err(|problem| Refusal::usage(vec![problem]))?;
     for warning in &config.warnings {
         telemetry::gateway::config_warning(warning);
     }
     let listen = config.server.listen;
-    let listener = match Gateway::bind(listen) {
-        Ok(listener) => listener,
-        Err(error) => {
-            let fix = "choose another [server] listen, or stop what listens there";
-            return refuse(EXIT_CANNOT_START, &[format!("cannot listen on {listen}: {error}; {fix}")]);
-        }
-    };
-    match actix_rt::System::new().block_on(serve(config, listener, files)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => refuse(EXIT_CANNOT_START, &[problem]),
+    let listener = Gateway::bind(listen)
+        .map_err(|error| Refusal::cannot(format!("cannot listen on {listen}: {error}; {}", cure(error.kind()))))?;
+    serve(config, listener, files, signals).await.map_err(Refusal::cannot)
+}
+
+/// What can be done about an address that cannot be listened on.
+fn cure(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::AddrInUse => "choose another [server] listen, or stop what listens there",
+        ErrorKind::PermissionDenied => "choose a port of 1024 or above for [server] listen, or permit this one",
+        ErrorKind::AddrNotAvailable => "[server] listen must be an address of this machine, or 0.0.0.0 for all of them",
+        _ => "choose another [server] listen",
     }
 }
 
-/// Reads the configuration as `serve` needs it.
+/// Reads the configuration as `serve` needs it; on a thread of its own, since a file that hangs must not keep signals
+/// waiting.
+async fn loaded(files: &[PathBuf]) -> Result<Config, Vec<String>> {
+    let (send, config) = oneshot::channel();
+    let files = files.to_owned();
+    let reader = move || drop(send.send(load(&files)));
+    let started = std::thread::Builder::new().name("forebay-config".into()).spawn(reader);
+    started.map_err(|error| vec![format!("no thread could be started to read the configuration: {error}")])?;
+    config.await.unwrap_or_else(|_| Err(vec!["the configuration could not be read: its reader crashed".to_owned()]))
+}
+
 fn load(files: &[PathBuf]) -> Result<Config, Vec<String>> {
     let config = Config::from_sources(&Sources::of_process(files)).map_err(|problems| lines(&problems))?;
     match config.pool.threads {
@@ -62,20 +104,11 @@ fn lines(problems: &Problems) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
-fn refuse(code: u8, problems: &[String]) -> ExitCode {
-    for problem in problems {
-        // To stderr itself and not to the log: this is for whoever typed the command.
-        let _ = writeln!(std::io::stderr(), "forebay: {problem}");
-    }
-    ExitCode::from(code)
-}
-
-/// The daemon's life on its System.
-async fn serve(config: Config, listener: TcpListener, files: &[PathBuf]) -> Result<(), String> {
-    // Before anything is started: a signal that comes early must not kill us half-way.
-    let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+/// From its start to its last connection.
+async fn serve(config: Config, listener: TcpListener, files: &[PathBuf], mut signals: Signals) -> Result<(), String> {
     let (upstreams, threads) = (config.upstreams.len(), config.pool.threads);
     let forebay = Forebay::start(config).await.map_err(|error| error.to_string())?;
+    let begun = forebay.config();
     let gateway = Gateway::serve(listener, &forebay).map_err(|error| format!("cannot serve connections: {error}"))?;
     let addr = gateway.local_addr();
     telemetry::gateway::started(addr, upstreams, threads);
@@ -85,40 +118,45 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf]) -> Resu
         tokio::select! {
             biased;
             signal = signals.next() => match signal {
-                Signal::Reload => reload(&forebay, files),
                 Signal::Stop => break,
+                Signal::Reload => tokio::select! {
+                    biased;
+                    () = signals.stop() => break,
+                    config = loaded(files) => reload(&forebay, config, &begun),
+                },
             },
-            () = forebay.failed() => return Err("the system keeps crashing; see the log".to_owned()),
+            () = forebay.failed() => {
+                // Its calls have their error: it is still to be written.
+                gateway.close(clock::now()).await;
+                return Err("the system keeps crashing; see the log".to_owned());
+            }
         }
     }
-    let ending = async {
-        end(&forebay, gateway).await;
-        telemetry::gateway::stopped();
-    };
     tokio::select! {
         biased;
-        () = signals.stop_again() => std::process::exit(i32::from(EXIT_INTERRUPTED)),
-        () = ending => Ok(()),
+        () = signals.stop_again() => {
+            telemetry::gateway::interrupted();
+            std::process::exit(i32::from(EXIT_INTERRUPTED))
+        }
+        () = end(&forebay, gateway) => Ok(()),
     }
 }
 
 /// Lets accepted calls go on for as long as the configuration says, then ends them and all connections.
-async fn end(forebay: &Forebay, mut gateway: GatewayHandle) {
+async fn end(forebay: &Forebay, gateway: GatewayHandle) {
     let within = forebay.config().server.drain_timeout;
+    let deadline = clock::after(clock::now(), within);
     telemetry::gateway::draining(within);
     gateway.drain();
     forebay.shutdown(within).await;
-    gateway.stop_accepting();
-    tokio::select! {
-        biased;
-        () = gateway.closed() => {}
-        () = clock::until(clock::now() + CLOSE_WITHIN) => {}
-    }
+    telemetry::gateway::drained();
+    gateway.close(deadline).await;
+    telemetry::gateway::stopped();
 }
 
-/// Puts the configuration in force that files and environment hold now; a bad one changes nothing.
-fn reload(forebay: &Forebay, files: &[PathBuf]) {
-    let config = match load(files) {
+/// Puts the configuration in force that was read; a bad one changes nothing. `begun` is what the daemon started with.
+fn reload(forebay: &Forebay, config: Result<Config, Vec<String>>, begun: &Config) {
+    let config = match config {
         Ok(config) => config,
         Err(problems) => {
             for problem in &problems {
@@ -130,11 +168,13 @@ fn reload(forebay: &Forebay, files: &[PathBuf]) {
     for warning in &config.warnings {
         telemetry::gateway::config_warning(warning);
     }
-    let old = forebay.config();
+    let (server, pool, log) = (&config.server, &config.pool, &config.log);
+    let watch = |pool: &Pool| (pool.max_restarts, pool.restart_window, pool.thread_timeout);
     let fixed = [
-        ("[server] listen", config.server.listen != old.server.listen),
-        ("[pool] threads", config.pool.threads != old.pool.threads),
-        ("[log]", config.log.level != old.log.level || config.log.format != old.log.format),
+        ("[server] listen", server.listen != begun.server.listen),
+        ("[pool] threads", pool.threads != begun.pool.threads),
+        ("[pool] max_restarts, restart_window, thread_timeout", watch(pool) != watch(&begun.pool)),
+        ("[log]", log.level != begun.log.level || log.format != begun.log.format),
     ];
     forebay.reconfigure(config);
     telemetry::gateway::reloaded();
@@ -177,6 +217,15 @@ impl Signals {
             _ = self.hangup.recv() => Signal::Reload,
         }
     }
+
+    /// Waits for a signal to stop; one to reload is left for later.
+    async fn stop(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// Elsewhere there is Ctrl-C, and nothing that asks for a reload.
@@ -195,11 +244,29 @@ impl Signals {
             Err(_) => std::future::pending().await,
         }
     }
+
+    async fn stop(&mut self) {
+        self.next().await;
+    }
 }
 
 impl Signals {
-    /// Waits for another signal to stop; one to reload comes too late and is ignored.
+    /// Waits for another signal to stop; one to reload comes too late.
     async fn stop_again(&mut self) {
-        while self.next().await != Signal::Stop {}
+        while self.next().await == Signal::Reload {
+            telemetry::gateway::reload_too_late();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_cannot_be_listened_on_comes_with_what_to_do_about_it() {
+        assert!(cure(ErrorKind::AddrInUse).contains("stop what listens there"));
+        assert!(cure(ErrorKind::PermissionDenied).contains("1024"));
+        assert!(cure(ErrorKind::AddrNotAvailable).contains("an address of this machine"));
     }
 }

@@ -9,21 +9,27 @@
 //! - Nothing is being answered and bytes have come: the head they begin must be there within [`HEAD_TIMEOUT`].
 //! - Nothing is being answered and nothing comes: the connection is closed after [`KEEP_ALIVE`]. Not by actix-http's timer,
 //!   which starts anew whenever the connection is polled.
+//!
+//! While the gateway closes, a connection reads as ended as soon as nothing is under way on it and nothing more has come:
+//! actix-http then closes it in good order. actix-http has a signal of its own for that, but a request that has been read
+//! behind it is never answered: its caller meets a silent end. Here what has been sent is read first.
 
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
+use super::stage::{Stage, until};
 use crate::clock::{self, Instant};
 use crate::telemetry;
 
@@ -65,6 +71,8 @@ struct Exchange {
     unframed: Cell<bool>,
     /// Whether all of such an answer has been given.
     complete: Cell<bool>,
+    /// Woken when the answer has been given: then the connection may end.
+    waiting: RefCell<Option<Waker>>,
 }
 
 /// The guard's end of a connection; requests carry it.
@@ -97,6 +105,9 @@ impl Answering {
 impl Drop for Answering {
     fn drop(&mut self) {
         self.0.answering.set(false);
+        if let Some(waiting) = self.0.waiting.take() {
+            waiting.wake();
+        }
     }
 }
 
@@ -115,6 +126,22 @@ pub(super) struct Connection<S: Socket> {
     alarm: Option<Alarm>,
     /// Whether our half was closed in order.
     is_shut: bool,
+    last: Last,
+    stage: watch::Receiver<Stage>,
+    /// The next stage that matters. Polled when there is nothing to read.
+    next: Pin<Box<dyn Future<Output = ()>>>,
+    reached: Stage,
+}
+
+/// What was last done on a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    /// It is new, or bytes have come: there may be more to them.
+    Read,
+    /// All that was to be written has been.
+    Wrote,
+    /// The caller does not take more at the moment.
+    Blocked,
 }
 
 /// What the caller owes while nothing is being answered.
@@ -146,9 +173,21 @@ struct Alarm {
 }
 
 impl<S: Socket> Connection<S> {
-    pub(super) fn new(socket: S) -> Self {
-        let exchange = Rc::default();
-        Self { socket, exchange, begun: 0, owed: None, taking: None, alarm: None, is_shut: false }
+    /// A connection that has been accepted; `stage` says how far the gateway's end has come.
+    pub(super) fn new(socket: S, stage: watch::Receiver<Stage>) -> Self {
+        Self {
+            socket,
+            exchange: Rc::default(),
+            begun: 0,
+            owed: None,
+            taking: None,
+            alarm: None,
+            is_shut: false,
+            last: Last::Read,
+            next: Box::pin(until(stage.clone(), Stage::Closing)),
+            stage,
+            reached: Stage::Open,
+        }
     }
 
     /// The guard's end.
@@ -223,6 +262,28 @@ impl<S: Socket> Connection<S> {
     }
 }
 
+impl<S: Socket> Connection<S> {
+    /// Nothing is there to read: ready when that is the end, since the gateway closes.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.reached < Stage::Cutting && self.next.as_mut().poll(cx).is_ready() {
+            self.reached = if self.reached < Stage::Closing { Stage::Closing } else { Stage::Cutting };
+            self.next = Box::pin(until(self.stage.clone(), Stage::Cutting));
+        }
+        let is_idle = match self.last {
+            Last::Wrote => self.reached >= Stage::Closing,
+            Last::Read => self.reached >= Stage::Cutting,
+            Last::Blocked => false,
+        };
+        if is_idle && !self.exchange.answering.get() {
+            return Poll::Ready(());
+        }
+        if self.reached >= Stage::Closing {
+            self.exchange.waiting.replace(Some(cx.waker().clone()));
+        }
+        Poll::Pending
+    }
+}
+
 impl<S: Socket> Drop for Connection<S> {
     fn drop(&mut self) {
         // The end of the connection would be taken for the end of the answer.
@@ -238,8 +299,12 @@ impl<S: Socket> AsyncRead for Connection<S> {
         let before = buffer.filled().len();
         match Pin::new(&mut this.socket).poll_read(cx, buffer) {
             // Nothing read is the caller's end of file: actix closes in order then.
-            Poll::Pending => this.poll_end(cx),
+            Poll::Pending => match this.poll_end(cx) {
+                Poll::Pending => this.poll_over(cx).map(Ok),
+                end => end,
+            },
             ready => {
+                this.last = Last::Read;
                 if buffer.filled().len() > before {
                     this.heard();
                 }
@@ -253,6 +318,7 @@ impl<S: Socket> AsyncWrite for Connection<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.socket).poll_write(cx, bytes);
+        this.last = if written.is_pending() { Last::Blocked } else { Last::Wrote };
         match &written {
             Poll::Pending => {
                 this.taking.get_or_insert_with(|| Taking { until: clock::now() + TAKE_WINDOW, taken: 0 });

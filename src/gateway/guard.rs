@@ -48,7 +48,7 @@ pub(super) async fn guard(
         return Err(Panicked(id).into());
     };
     // actix takes `Upgrade: h2c` and its kin for a connection that changes hands; they are ignored and closed behind.
-    let close = shared.is_draining() || request.headers().contains_key(header::UPGRADE);
+    let upgrades = request.headers().contains_key(header::UPGRADE);
     let mut from = Origin::Plain;
     let mut response = match admit(&shared, &request, id, &mut from) {
         Ok(Some(answer)) => request.into_response(answer),
@@ -66,7 +66,8 @@ pub(super) async fn guard(
         }
     };
     let head = response.response_mut().head_mut();
-    if close {
+    // The next call on this connection would be refused: its caller is spared it.
+    if upgrades || shared.is_draining() {
         head.set_connection_type(ConnectionType::Close);
     }
     name(id, head.headers_mut());

@@ -13,17 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Request};
-use actix_service::boxed::{self, BoxService};
-use actix_service::{IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt as _, map_config};
-use actix_web::body::BoxBody;
-use actix_web::dev::{AppConfig, ServiceResponse};
+use actix_http::Request;
+use actix_service::{IntoServiceFactory, Service};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
-use super::connection::{Connection, HEAD_TIMEOUT, Socket};
+use super::connection::Connection;
 use super::places::{Goes, Handed, Place, Places};
+use super::protocol::{Application, Protocol, protocol};
+use super::stage::{Stage, until};
 use super::{Shared, app};
 use crate::clock::{self, Instant};
 use crate::messages::SeatId;
@@ -32,9 +30,6 @@ use crate::telemetry;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
-
-/// How long the rest of a refused body is read and thrown away, so that the refusal arrives, and how long a close may take.
-const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After so long without a byte the kernel asks whether the caller's machine is still there.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
@@ -46,6 +41,12 @@ const UNSENT_MAX_BYTES: u32 = 256 * 1024;
 
 /// Between two tries to accept while accepting fails, say for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+/// Before the door is shut: so long newcomers are kept out while those who have begun to connect still come in.
+const SETTLE: Duration = Duration::from_millis(250);
+
+/// Behind that: so long a connection without a whole request may still bring one.
+const LAST_REQUESTS: Duration = Duration::from_millis(500);
 
 /// The HTTP face of a [`Forebay`].
 pub(crate) struct Gateway;
@@ -72,40 +73,57 @@ impl Gateway {
     /// # Errors
     /// When the listener cannot be shared among the threads, or none of them lives.
     pub(crate) fn serve(listener: TcpListener, forebay: &Forebay) -> io::Result<GatewayHandle> {
-        let local_addr = listener.local_addr()?;
-        let draining = Arc::new(AtomicBool::new(false));
-        let (stop, stopped) = watch::channel(false);
-        let (alive, gone) = mpsc::channel(1);
         let seats = forebay.arbiters();
-        let (places, handed) = Places::new(seats.len(), alive);
+        let (handle, doorways) = GatewayHandle::new(listener, seats.len())?;
         let mut serving = false;
-        for (index, (arbiter, handed)) in seats.iter().zip(handed).enumerate() {
-            let seat = SeatId(index as u16);
-            let (listener, forebay, draining) = (listener.try_clone()?, forebay.clone(), Arc::clone(&draining));
-            let doorway = Doorway { seat, index, places: Arc::clone(&places), handed, stopped: stopped.clone() };
+        for (arbiter, doorway) in seats.iter().zip(doorways) {
+            let (listener, forebay) = (handle.listener.try_clone()?, forebay.clone());
+            let draining = Arc::clone(&handle.draining);
             serving |= arbiter.spawn_fn(move || {
                 // Built on the thread it stays on: application and connections are not `Send`.
-                let shared = Shared::new(forebay, Some(seat), draining);
+                let shared = Shared::new(forebay, Some(doorway.seat), draining);
                 actix_rt::spawn(accept(listener, app(shared), doorway));
             });
         }
         match serving {
-            true => Ok(GatewayHandle { local_addr, draining, stop, gone }),
+            true => Ok(handle),
             false => Err(io::Error::other("no thread of the system's is there to serve connections")),
         }
     }
 }
 
-/// A gateway that serves. Dropping it ends it like [`GatewayHandle::stop_accepting`].
+/// A gateway that serves. Dropping it ends it like [`GatewayHandle::close`], which nobody waits for then.
 pub(crate) struct GatewayHandle {
     local_addr: SocketAddr,
+    /// The threads have it too: the last one to drop it shuts it.
+    listener: TcpListener,
     draining: Arc<AtomicBool>,
-    stop: watch::Sender<bool>,
+    stage: watch::Sender<Stage>,
+    /// Whatever accepts holds a sender; nothing is ever sent.
+    shut: mpsc::Receiver<Infallible>,
     /// Whatever serves holds a sender; nothing is ever sent.
     gone: mpsc::Receiver<Infallible>,
 }
 
 impl GatewayHandle {
+    /// A gateway at `listener`, and the doorways of the `threads` threads that are to serve it.
+    fn new(listener: TcpListener, threads: usize) -> io::Result<(Self, Vec<Doorway>)> {
+        let local_addr = listener.local_addr()?;
+        let (stage, reached) = watch::channel(Stage::Open);
+        let ((alive, gone), (accepts, shut)) = (mpsc::channel(1), mpsc::channel(1));
+        let (places, handed) = Places::new(threads, alive);
+        let doorway = |(index, handed)| Doorway {
+            seat: SeatId(index as u16),
+            index,
+            places: Arc::clone(&places),
+            handed,
+            stage: reached.clone(),
+            accepts: Some(accepts.clone()),
+        };
+        let doorways = handed.into_iter().enumerate().map(doorway).collect();
+        Ok((Self { local_addr, listener, draining: Arc::default(), stage, shut, gone }, doorways))
+    }
+
     /// Where it listens; the port the system chose when it was asked for port 0.
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local_addr
@@ -117,17 +135,67 @@ impl GatewayHandle {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes no more connections, closes idle ones, and the others after the response they are at.
-    pub(crate) fn stop_accepting(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// Resolves when the last connection is gone; without [`GatewayHandle::stop_accepting`] that is never. Nothing is
-    /// lost when it is dropped.
-    pub(crate) async fn closed(&mut self) {
-        while self.gone.recv().await.is_some() {}
+    /// Ends it: takes no more connections, answers what was sent on those it has, closes idle ones, and the others after
+    /// the response they are at. That goes on until `deadline`, or a moment where that has passed; what is left then is
+    /// cut off.
+    pub(crate) async fn close(self, deadline: Instant) {
+        let Self { listener, stage, mut shut, mut gone, .. } = self;
+        keep_newcomers_out(&listener);
+        clock::until(clock::now() + SETTLE).await;
+        stage.send_replace(Stage::Shut);
+        drop(listener);
+        closed(&mut shut).await;
+        telemetry::gateway::door_shut();
+        stage.send_replace(Stage::Closing);
+        if by(clock::now() + LAST_REQUESTS, closed(&mut gone)).await {
+            return;
+        }
+        stage.send_replace(Stage::Cutting);
+        by(deadline.max(clock::now() + LAST_REQUESTS), closed(&mut gone)).await;
     }
 }
+
+/// Resolves when no sender is left.
+async fn closed(all: &mut mpsc::Receiver<Infallible>) {
+    while all.recv().await.is_some() {}
+}
+
+/// Whether `work` is done by `deadline`.
+async fn by(deadline: Instant, work: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        biased;
+        () = work => true,
+        () = clock::until(deadline) => false,
+    }
+}
+
+/// Lets the kernel ignore whoever begins to connect, while those who have begun come in: a connection that is established
+/// when the listener closes is reset, whatever its caller has sent. Who is ignored asks again a second later and is
+/// refused, or is let in by our successor.
+#[cfg(target_os = "linux")]
+fn keep_newcomers_out(listener: &TcpListener) {
+    use socket2::SockFilter;
+    // A filter for the kernel's packet machine, which sees the TCP header: drop what has SYN but not ACK among its flags.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
+    const AND: u16 = 0x54; // BPF_ALU | BPF_AND | BPF_K
+    const JUMP_IF_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    let filter = [
+        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS),
+        SockFilter::new(AND, 0, 0, SYN_OR_ACK),
+        SockFilter::new(JUMP_IF_EQUAL, 0, 1, SYN),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ];
+    // Where that is not allowed, the last ones may be reset: as it is on other systems.
+    drop(socket2::SockRef::from(listener).attach_filter(&filter));
+}
+
+#[cfg(not(target_os = "linux"))]
+fn keep_newcomers_out(_: &TcpListener) {}
 
 /// One thread's part in accepting connections.
 struct Doorway {
@@ -137,7 +205,9 @@ struct Doorway {
     places: Arc<Places>,
     /// Connections that other threads accepted for this one.
     handed: mpsc::UnboundedReceiver<Handed>,
-    stopped: watch::Receiver<bool>,
+    stage: watch::Receiver<Stage>,
+    /// Taken when this thread accepts no more.
+    accepts: Option<mpsc::Sender<Infallible>>,
 }
 
 /// Serves `application` on the thread it runs on, to connections accepted until it is to stop.
@@ -153,79 +223,45 @@ where
         Ok(listener) => listener,
         Err(error) => return telemetry::gateway::seat_lost(seat, &error),
     };
-    match protocol(application, doorway.stopped.clone()).await {
-        Some(service) => doorway.run(&listener, &service).await,
+    match protocol(application).await {
+        Some(service) => doorway.run(listener, &service).await,
         None => telemetry::gateway::seat_lost(seat, &"the application could not be built"),
     }
 }
 
-/// What can be served: an actix-web application.
-pub(super) trait Application:
-    ServiceFactory<
-        Request,
-        Config = AppConfig,
-        Response = ServiceResponse<BoxBody>,
-        Error = actix_web::Error,
-        InitError = (),
-    > + 'static
-{
-}
-
-impl<F> Application for F where
-    F: ServiceFactory<
-            Request,
-            Config = AppConfig,
-            Response = ServiceResponse<BoxBody>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static
-{
-}
-
-/// Serves one connection, from its first byte to its last.
-pub(super) type Protocol<S> = BoxService<(Connection<S>, Option<SocketAddr>), (), DispatchError>;
-
-/// HTTP/1.1 with `application` behind it; `None` when that cannot be built.
-pub(super) async fn protocol<S, A, F>(application: A, stopped: watch::Receiver<bool>) -> Option<Protocol<S>>
-where
-    S: Socket,
-    A: IntoServiceFactory<F, Request>,
-    F: Application,
-    F::Future: 'static,
-    <F::Service as Service<Request>>::Future: 'static,
-{
-    let application = map_config(application, |()| AppConfig::default());
-    let service = HttpService::build()
-        // Idle connections are closed by `Connection`.
-        .keep_alive(KeepAlive::Os)
-        .client_request_timeout(HEAD_TIMEOUT)
-        .client_disconnect_timeout(DISCONNECT_TIMEOUT)
-        // With half-closed connections a caller that hangs up while its call waits would never be noticed.
-        .h1_allow_half_closed(false)
-        .on_connect_ext(|connection: &Connection<S>, with: &mut actix_http::Extensions| {
-            with.insert(connection.talk());
-        })
-        // Idle connections close when this resolves, the others after the response they are at.
-        .graceful_shutdown_signal(move || until_stopped(stopped.clone()))
-        .h1(application.map_err(|error: actix_web::Error| error.error_response()));
-    Some(boxed::service(service.new_service(()).await.ok()?))
-}
-
 impl Doorway {
+    /// Takes connections until the door is shut, and then those that other threads still hand over.
+    async fn run(mut self, listener: tokio::net::TcpListener, service: &Protocol<TcpStream>) {
+        self.accept(&listener, service).await;
+        // Those that knocked before the door was shut. The runtime may not have heard of them yet: the socket has.
+        let listener = listener.into_std();
+        while let Some((stream, peer)) = listener.as_ref().ok().and_then(|listener| listener.accept().ok()) {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let Ok(stream) = stream {
+                self.begin(service, stream, peer, self.places.here(self.index)).await;
+            }
+        }
+        drop(listener);
+        self.accepts = None;
+        // By then nobody accepts any more, so that nobody hands over.
+        until(self.stage.clone(), Stage::Closing).await;
+        while let Ok(handed) = self.handed.try_recv() {
+            self.take_up(service, handed).await;
+        }
+    }
+
     /// The accept loop.
-    async fn run(mut self, listener: &tokio::net::TcpListener, service: &Protocol<TcpStream>) {
-        let mut stop = std::pin::pin!(until_stopped(self.stopped.clone()));
+    async fn accept(&mut self, listener: &tokio::net::TcpListener, service: &Protocol<TcpStream>) {
+        let mut shut = std::pin::pin!(until(self.stage.clone(), Stage::Shut));
         // Until when nothing is accepted, because accepting failed.
         let mut paused: Option<Instant> = None;
         let mut failing = false;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = &mut stop => return,
+                () = &mut shut => return,
                 Some(handed) = self.handed.recv() => {
-                    if let Ok((stream, peer, place)) = handed.take_up() {
-                        begin(service, stream, peer, place).await;
-                    }
+                    self.take_up(service, handed).await;
                     continue;
                 }
                 () = clock::until(paused.unwrap_or_else(clock::now)), if paused.is_some() => {
@@ -240,7 +276,7 @@ impl Doorway {
                         telemetry::gateway::accept_recovered(self.seat);
                     }
                     if let Ok(Goes::Here(stream, place)) = self.places.find(self.index, stream, peer) {
-                        begin(service, stream, peer, place).await;
+                        self.begin(service, stream, peer, place).await;
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}
@@ -253,25 +289,26 @@ impl Doorway {
             }
         }
     }
-}
 
-/// Serves one connection, beside the others of this thread.
-async fn begin(service: &Protocol<TcpStream>, stream: TcpStream, peer: SocketAddr, place: Place) {
-    prepare(&stream);
-    if std::future::poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
-        let connection = service.call((Connection::new(stream), Some(peer)));
-        actix_rt::spawn(async move {
-            // How a connection ends is the caller's affair; what became of its calls is logged with them.
-            drop(connection.await);
-            drop(place);
-        });
+    /// Serves a connection that another thread has accepted.
+    async fn take_up(&self, service: &Protocol<TcpStream>, handed: Handed) {
+        if let Ok((stream, peer, place)) = handed.take_up() {
+            self.begin(service, stream, peer, place).await;
+        }
     }
-}
 
-/// Resolves when the gateway is to stop, or its handle is gone.
-async fn until_stopped(mut stopped: watch::Receiver<bool>) {
-    // An error means that the handle is gone.
-    drop(stopped.wait_for(|stopped| *stopped).await);
+    /// Serves one connection, beside the others of this thread.
+    async fn begin(&self, service: &Protocol<TcpStream>, stream: TcpStream, peer: SocketAddr, place: Place) {
+        prepare(&stream);
+        if std::future::poll_fn(|cx| service.poll_ready(cx)).await.is_ok() {
+            let connection = service.call((Connection::new(stream, self.stage.clone()), Some(peer)));
+            actix_rt::spawn(async move {
+                // How a connection ends is the caller's affair; what became of its calls is logged with them.
+                drop(connection.await);
+                drop(place);
+            });
+        }
+    }
 }
 
 /// Sets what actix-http would set only on connections it unwraps by itself, and more. Without `TCP_NODELAY` Nagle's

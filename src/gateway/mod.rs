@@ -1,6 +1,6 @@
 //! The HTTP face: one file a resource. It reads just enough of a call to pass it on, and says in HTTP how it ended.
 //!
-//! A call's way in: [`listener`] accepts its [`connection`] on a thread of the system's, [`guard`] wraps everything (id,
+//! A call's way in: [`listener`] accepts its [`connection`] on a thread of the system's, [`protocol`] reads it, [`guard`] wraps everything (id,
 //! panics, [`origin`], [`auth`]), [`calls`] reads head and [`body`] and begins the call, and its outcome goes out whole,
 //! as a [`stream`], or as one of the [`errors`]; [`sending`] sees it off.
 
@@ -16,7 +16,9 @@ mod models;
 mod operations;
 mod origin;
 mod places;
+mod protocol;
 mod sending;
+mod stage;
 mod stream;
 #[cfg(test)]
 mod testing;

@@ -90,6 +90,11 @@ impl Places {
         }
     }
 
+    /// A place on the thread `here` itself.
+    pub(super) fn here(self: &Arc<Self>, here: usize) -> Place {
+        self.take(here)
+    }
+
     fn take(self: &Arc<Self>, thread: usize) -> Place {
         self.threads[thread].open.fetch_add(1, Ordering::Relaxed);
         Place { places: Arc::clone(self), thread }

@@ -36,14 +36,15 @@ pub(super) fn seen_off(
             BoxBody::new(Attended { body, answering })
         }
         BodySize::Sized(size) if size > PIECE_BYTES as u64 => match body.try_into_bytes() {
-            Ok(bytes) => BoxBody::new(InPieces(bytes)),
+            // Between two pieces it is not over.
+            Ok(bytes) => BoxBody::new(Attended { body: BoxBody::new(InPieces(bytes)), answering }),
             Err(body) => body,
         },
         _ => body,
     })
 }
 
-/// A body that may fall silent, while which the caller owes nothing.
+/// A body that comes bit by bit and may fall silent, while which the caller owes nothing.
 struct Attended {
     body: BoxBody,
     answering: Option<Answering>,

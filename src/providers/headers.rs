@@ -38,7 +38,7 @@ const CALLERS_OWN: [&str; 12] = [
 ];
 
 /// Whether a caller's header of this name goes to the upstream.
-#[cfg(feature = "gateway")]
+#[cfg(any(test, feature = "gateway"))]
 pub(crate) fn for_upstream(name: &str) -> bool {
     let listed = is_any_of(name, &["content-type", "accept", "traceparent"])
         || ["openai-", "anthropic-", "x-goog-"].iter().any(|prefix| starts_with(name, prefix));
@@ -66,7 +66,7 @@ pub(crate) fn for_caller(name: &str) -> bool {
 }
 
 /// Those of a caller's headers that go to the upstream.
-#[cfg(feature = "gateway")]
+#[cfg(any(test, feature = "gateway"))]
 pub(crate) fn pick_for_upstream<'a>(headers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>) -> Headers {
     let listed = headers
         .filter(|(name, _)| for_upstream(name.as_str()) || **name == CONNECTION)

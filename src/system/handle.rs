@@ -130,12 +130,13 @@ impl Forebay {
         self.0.shared.admission.on_the_way()
     }
 
-    /// Resolves when the system has crashed so often that it has given up: three times within a minute. Every call ends
-    /// as `restarting` from then on.
+    /// Resolves when the system has failed for good: it has crashed three times within a minute and given up, or its first
+    /// thread has ended. Every call ends as `restarting` from then on. Never resolves after a shutdown.
     pub async fn failed(&self) {
         let mut failure = self.0.failure.clone();
-        // An error means that the root was stopped: then it never fails.
-        if failure.wait_for(|failed| *failed).await.is_err() {
+        let is_gone = failure.wait_for(|failed| *failed).await.is_err();
+        // An error means that the root is gone: as it should be when it was told to, and with its thread otherwise.
+        if is_gone && self.0.shared.stopped.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     }
@@ -213,8 +214,14 @@ impl Forebay {
     /// Puts another configuration in force; accepted calls stay. `[server] listen` and `[pool] threads` need a restart.
     pub fn reconfigure(&self, config: Config) {
         let config = Arc::new(config);
-        *self.0.shared.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
-        self.dispatcher().do_send(Reconfigure(config));
+        // Both held until it is told: no dispatcher is replaced meanwhile, and of two configurations the same one comes last
+        // everywhere.
+        let actors = self.0.shared.actors.read().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.shared.config.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::clone(&config);
+        if let Some(actors) = &*actors {
+            actors.dispatcher.do_send(Reconfigure(config));
+        }
     }
 }
 

@@ -112,6 +112,9 @@ impl Root {
     fn assemble(&mut self, ctx: &mut Context<Self>) {
         self.assembly += 1;
         self.shared.unready.store(false, Ordering::Relaxed);
+        // Held until the new ones are there: a configuration that comes meanwhile is told to them.
+        let shared = Arc::clone(&self.shared);
+        let mut current = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
         let config = self.shared.config();
         let pool = config.pool.clone();
         let watch = DeathWatch::new(ctx.address().recipient(), self.assembly, Part::Supervisor);
@@ -136,7 +139,6 @@ impl Root {
         });
         dispatcher.do_send(PoolLine(supervisor.clone().recipient()));
         let actors = Actors { dispatcher, supervisor };
-        let mut current = self.shared.actors.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = current.replace(actors) {
             old.stop();
         }

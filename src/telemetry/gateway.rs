@@ -25,6 +25,11 @@ pub(crate) fn reload_refused(problem: &dyn Display) {
     tracing::error!(target: "forebay", %problem, "configuration not reloaded; the old one stays in force");
 }
 
+/// SIGHUP came when it was too late.
+pub(crate) fn reload_too_late() {
+    tracing::warn!(target: "forebay", "configuration not reloaded: forebay is draining");
+}
+
 /// A reloaded configuration has a key that only a restart can change.
 pub(crate) fn needs_restart(key: &str) {
     tracing::warn!(target: "forebay", key, "the new value takes a restart; everything else is in force");
@@ -33,6 +38,21 @@ pub(crate) fn needs_restart(key: &str) {
 /// A signal asked the daemon to end; accepted calls go on.
 pub(crate) fn draining(within: std::time::Duration) {
     tracing::info!(target: "forebay", within_s = within.as_secs_f64(), "draining");
+}
+
+/// Every accepted call has had its end; what is left is to write the last answers and to close.
+pub(crate) fn drained() {
+    tracing::info!(target: "forebay", "all calls have ended");
+}
+
+/// Whoever connects from here on is refused.
+pub(crate) fn door_shut() {
+    tracing::info!(target: "forebay", "no more connections are taken");
+}
+
+/// A second signal does not want to wait for the drain.
+pub(crate) fn interrupted() {
+    tracing::warn!(target: "forebay", "a second signal: ended at once");
 }
 
 /// The daemon ends.

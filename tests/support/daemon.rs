@@ -1,30 +1,108 @@
 //! The real daemon as a process, and raw HTTP over its sockets: what a caller sees, byte by byte.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A caller that waits longer has waited in vain: longer than the daemon's own 20 s for a silent body.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// `forebay serve` with the configuration in `directory`'s [`file`], nothing of ours in its environment, and any port
+/// for whoever names none.
+pub fn command(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+    command.args(["serve", "-c"]).arg(file(directory)).current_dir(directory).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Where the configuration of a daemon in `directory` stands.
+pub fn file(directory: &Path) -> PathBuf {
+    directory.join("test.toml")
+}
+
 /// A daemon with a directory of its own and nothing of ours in its environment.
 pub struct Daemon {
-    child: Child,
+    process: Process,
     pub addr: SocketAddr,
-    output: Arc<Mutex<Vec<u8>>>,
+    directory: tempfile::TempDir,
+}
+
+/// A process whose output is read as it comes.
+pub struct Process {
+    child: Child,
+    output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
-    _directory: tempfile::TempDir,
+}
+
+/// What a process has said so far, and how many of its two outputs are still open.
+struct Output {
+    said: Mutex<(Vec<u8>, usize)>,
+    more: Condvar,
 }
 
 /// A test that fails must not leave its daemon behind.
-impl Drop for Daemon {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+impl Process {
+    /// Runs `command`, whose output is piped.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("a process");
+        let output = Arc::new(Output { said: Mutex::new((Vec::new(), 2)), more: Condvar::new() });
+        let (stdout, stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let readers = vec![collect(stdout, Arc::clone(&output)), collect(stderr, Arc::clone(&output))];
+        Self { child, output, readers }
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Sends the signal `name`: TERM, INT, HUP.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The first whole line that has, or will have, `what` in it, behind the first `after` bytes of output.
+    pub fn line(&self, what: &str, after: usize) -> String {
+        let mut said = self.output.said.lock().unwrap();
+        loop {
+            let text = String::from_utf8_lossy(&said.0[after..]).into_owned();
+            let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            if let Some(line) = lines.find(|line| line.contains(what)) {
+                return line.trim_end().to_owned();
+            }
+            assert_ne!(said.1, 0, "ended, and never said {what:?}: {text}");
+            let (more, late) = self.output.more.wait_timeout(said, PATIENCE).unwrap();
+            assert!(!late.timed_out(), "never said {what:?}: {text}");
+            said = more;
+        }
+    }
+
+    /// How much it has said: what comes later is new.
+    pub fn said(&self) -> usize {
+        self.output.said.lock().unwrap().0.len()
+    }
+
+    /// Waits for its end: its exit code, and all that it wrote to stdout and stderr.
+    pub fn end(mut self) -> (Option<i32>, String) {
+        for reader in self.readers.drain(..) {
+            reader.join().unwrap();
+        }
+        let code = self.child.wait().unwrap().code();
+        (code, String::from_utf8_lossy(&self.output.said.lock().unwrap().0).into_owned())
     }
 }
 
@@ -32,23 +110,31 @@ impl Daemon {
     /// Starts `forebay serve` with the configuration `config`, which names no address to listen on.
     pub fn start(config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("test.toml");
-        std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-        command.args(["serve", "-c"]).arg(file).current_dir(directory.path()).env_clear();
+        std::fs::write(file(directory.path()), config).unwrap();
+        let mut command = command(directory.path());
         command.env("FOREBAY__SERVER__LISTEN", "127.0.0.1:0");
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let errors = collect(child.stderr.take().unwrap(), Arc::clone(&output));
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        output.lock().unwrap().extend_from_slice(line.as_bytes());
-        let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
-        let addr = addr.unwrap_or_else(|| panic!("{line:?}: {}", String::from_utf8_lossy(&output.lock().unwrap())));
-        let readers = vec![errors, collect(stdout, Arc::clone(&output))];
-        Self { child, addr, output, readers, _directory: directory }
+        let process = Process::start(command);
+        let line = process.line("listening on http://", 0);
+        let addr = line.strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        Self { addr: addr.unwrap_or_else(|| panic!("{line:?}")), process, directory }
+    }
+
+    /// Its configuration file.
+    pub fn file(&self) -> PathBuf {
+        file(self.directory.path())
+    }
+
+    /// Another file beside it.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Puts `config` into its file and has it read: gives the first line that says what became of it.
+    pub fn reload(&self, config: &str) -> String {
+        std::fs::write(self.file(), config).unwrap();
+        let before = self.process.said();
+        self.process.signal("HUP");
+        self.process.line("configuration reloaded", before)
     }
 
     /// A new connection.
@@ -61,30 +147,73 @@ impl Daemon {
         self.connect().ask(request)
     }
 
+    /// What a GET of `path` brings.
+    pub fn get(&self, path: &str) -> Reply {
+        self.ask(get(path))
+    }
+
+    /// Asks for `path` until its answer is what is waited for.
+    pub fn until(&self, path: &str, is: impl Fn(&Reply) -> bool) {
+        while !is(&self.get(path)) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until so many calls wait and so many attempts are in flight.
+    pub fn until_load(&self, waiting: u64, in_flight: u64) {
+        self.until("/readyz", |reply| {
+            let load = &reply.json()["load"];
+            load["waiting"] == waiting && load["in_flight"] == in_flight
+        });
+    }
+
     /// Whether the process still runs.
     pub fn is_alive(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.process.is_alive()
+    }
+
+    /// Sends the signal `name`: TERM, INT, HUP.
+    pub fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits for a line of the log that says `what`.
+    pub fn until_logged(&self, what: &str) -> String {
+        self.process.line(what, 0)
+    }
+
+    /// How much it has said so far, and a line behind that.
+    pub fn said(&self) -> usize {
+        self.process.said()
+    }
+
+    /// Waits for a line behind the first `after` bytes of the log that says `what`.
+    pub fn until_logged_after(&self, what: &str, after: usize) -> String {
+        self.process.line(what, after)
     }
 
     /// Ends it by SIGTERM: its exit code, and all that it wrote to stdout and stderr.
-    pub fn stop(mut self) -> (Option<i32>, String) {
-        let killed = Command::new("kill").args(["-s", "TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(killed.success());
-        for reader in self.readers.drain(..) {
-            reader.join().unwrap();
-        }
-        let code = self.child.wait().unwrap().code();
-        (code, String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned())
+    pub fn stop(self) -> (Option<i32>, String) {
+        self.signal("TERM");
+        self.end()
+    }
+
+    /// Waits for its end: its exit code, and all that it wrote to stdout and stderr.
+    pub fn end(self) -> (Option<i32>, String) {
+        self.process.end()
     }
 }
 
 /// Reads `from` to its end on a thread, so that the daemon never waits for us to read its log.
-fn collect(mut from: impl Read + Send + 'static, to: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+fn collect(mut from: impl Read + Send + 'static, to: Arc<Output>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut piece = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut piece) {
-            to.lock().unwrap().extend_from_slice(&piece[..read]);
+            to.said.lock().unwrap().0.extend_from_slice(&piece[..read]);
+            to.more.notify_all();
         }
+        to.said.lock().unwrap().1 -= 1;
+        to.more.notify_all();
     })
 }
 
@@ -143,7 +272,11 @@ pub struct Caller {
 
 impl Caller {
     pub fn connect(addr: SocketAddr) -> Self {
-        let stream = TcpStream::connect(addr).unwrap();
+        Self::over(TcpStream::connect(addr).unwrap())
+    }
+
+    /// A caller over a connection that is there already.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
@@ -238,6 +371,11 @@ impl Caller {
             }
         }
     }
+}
+
+/// A GET of `path`.
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
 }
 
 /// A POST of `body` to `path`, with more header lines (each with its line end) if `more` has any.

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::gateway::guard::guard;
+use crate::gateway::protocol::{Application, protocol};
 use crate::gateway::testing::{config, in_virtual_time, shared};
-use crate::gateway::{app, listener, stream};
+use crate::gateway::{app, stream};
 use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamSender};
 use crate::telemetry::access::AccessLine;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory};
@@ -54,7 +55,7 @@ struct Caller {
     served: JoinHandle<Instant>,
     is_reset: Rc<Cell<bool>>,
     start: Instant,
-    _stop: watch::Sender<bool>,
+    _stage: watch::Sender<Stage>,
 }
 
 /// What the kernel would hold between the two.
@@ -64,20 +65,20 @@ const PIPE_BYTES: usize = 4 * 1024;
 async fn call<A, F>(application: A) -> Caller
 where
     A: IntoServiceFactory<F, actix_http::Request>,
-    F: listener::Application,
+    F: Application,
     F::Future: 'static,
     <F::Service as Service<actix_http::Request>>::Future: 'static,
 {
-    let (stop, stopped) = watch::channel(false);
-    let service = listener::protocol(application, stopped).await.unwrap();
+    let (stage, reached) = watch::channel(Stage::Open);
+    let service = protocol(application).await.unwrap();
     let (pipe, end) = tokio::io::duplex(PIPE_BYTES);
     let is_reset = Rc::default();
-    let connection = Connection::new(Pipe { end, is_reset: Rc::clone(&is_reset) });
+    let connection = Connection::new(Pipe { end, is_reset: Rc::clone(&is_reset) }, reached);
     let served = actix_rt::spawn(async move {
         drop(service.call((connection, None)).await);
         clock::now()
     });
-    Caller { pipe, served, is_reset, start: clock::now(), _stop: stop }
+    Caller { pipe, served, is_reset, start: clock::now(), _stage: stage }
 }
 
 impl Caller {

@@ -1,11 +1,12 @@
 //! Over real sockets: what becomes of connections.
 
 use super::*;
+use crate::gateway::guard::guard;
 use crate::gateway::stream;
 use crate::gateway::testing::{config, shared};
 use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamBody};
 use crate::telemetry::access::AccessLine;
-use actix_web::{App, HttpResponse, web};
+use actix_web::{App, HttpResponse, middleware, web};
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,24 +17,15 @@ use tokio::sync::oneshot;
 async fn serve_app<A, F>(application: A) -> GatewayHandle
 where
     A: IntoServiceFactory<F, Request> + 'static,
-    F: ServiceFactory<
-            Request,
-            Config = AppConfig,
-            Response = ServiceResponse<BoxBody>,
-            Error = actix_web::Error,
-            InitError = (),
-        > + 'static,
+    F: Application,
     F::Future: 'static,
     <F::Service as Service<Request>>::Future: 'static,
 {
     let listener = Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let local_addr = listener.local_addr().unwrap();
-    let (stop, stopped) = watch::channel(false);
-    let (alive, gone) = mpsc::channel(1);
-    let (places, mut handed) = Places::new(1, alive);
-    let doorway = Doorway { seat: SeatId(0), index: 0, places, handed: handed.remove(0), stopped };
-    actix_rt::spawn(accept(listener, application, doorway));
-    GatewayHandle { local_addr, draining: Arc::default(), stop, gone }
+    let (handle, mut doorways) = GatewayHandle::new(listener, 1).unwrap();
+    let listener = handle.listener.try_clone().unwrap();
+    actix_rt::spawn(accept(listener, application, doorways.remove(0)));
+    handle
 }
 
 async fn gateway() -> GatewayHandle {
@@ -69,17 +61,17 @@ async fn a_port_in_use_is_an_error_at_once() {
 
 #[actix_web::test]
 async fn a_connection_is_kept_for_more_than_one_call_and_closed_when_the_gateway_stops() {
-    let mut gateway = gateway().await;
+    let gateway = gateway().await;
     let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
     for _ in 0..2 {
         socket.write_all(HEALTHZ.as_bytes()).await.unwrap();
         let response = read_until(&mut socket, "{\"status\":\"ok\"}").await;
         assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     }
-    gateway.stop_accepting();
-    gateway.closed().await;
+    let addr = gateway.local_addr();
+    gateway.close(clock::now()).await;
     assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
-    assert!(TcpStream::connect(gateway.local_addr()).await.is_err());
+    assert!(TcpStream::connect(addr).await.is_err());
 }
 
 #[actix_web::test]
@@ -113,7 +105,9 @@ async fn streaming(events: StreamBody) -> GatewayHandle {
         let line = AccessLine::new(CallId::new(), Endpoint::ChatCompletions, None);
         async move { HttpResponse::Ok().body(stream::body(events, line)) }
     };
-    serve_app(App::new().route("/", web::get().to(handler))).await
+    let shared = web::Data::new(shared(config()).await);
+    let app = App::new().app_data(shared).route("/", web::get().to(handler));
+    serve_app(app.wrap(middleware::from_fn(guard))).await
 }
 
 const STREAM: &str = "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -178,15 +172,20 @@ async fn a_caller_that_hangs_up_on_a_waiting_call_is_noticed() {
 #[actix_web::test]
 async fn a_stream_is_let_finish_when_the_gateway_stops() {
     let (send, events) = messages::stream();
-    let mut gateway = streaming(events).await;
-    let mut socket = TcpStream::connect(gateway.local_addr()).await.unwrap();
+    let gateway = streaming(events).await;
+    let addr = gateway.local_addr();
+    let mut socket = TcpStream::connect(addr).await.unwrap();
     socket.write_all(STREAM.as_bytes()).await.unwrap();
     send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
     read_until(&mut socket, "data: 1\n\n\r\n").await;
-    gateway.stop_accepting();
+    let closed = actix_rt::spawn(gateway.close(clock::now() + Duration::from_secs(60)));
+    // The door is shut: whoever comes now is refused.
+    while TcpStream::connect(addr).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
     send.send(Bytes::from_static(b"data: 2\n\n")).await.unwrap();
     send.end(Ok(()));
-    gateway.closed().await;
+    closed.await.unwrap();
     let mut rest = String::new();
     socket.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "9\r\ndata: 2\n\n\r\n0\r\n\r\n");
