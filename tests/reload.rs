@@ -214,7 +214,7 @@ fn what_takes_a_restart_says_so_until_it_is_taken_back() {
     for _ in 0..2 {
         let before = daemon.said();
         daemon.reload(&changed);
-        daemon.until_logged_after("\"[pool] max_restarts, restart_window\"", before);
+        daemon.until_logged_after("\"[pool] max_restarts, restart_window, thread_timeout\"", before);
         daemon.until_logged_after("\"[log]\"", before);
     }
     let before = daemon.said();
