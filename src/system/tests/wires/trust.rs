@@ -18,9 +18,13 @@ const SOON: &str = "retry = { base_delay = \"1ms\" }";
 
 /// What a caller hears of the peer at `address`.
 fn hear(address: SocketAddr, keys: &str) -> String {
+    hear_of(address, keys, Ask::whole("", "word"))
+}
+
+fn hear_of(address: SocketAddr, keys: &str, ask: Ask<'_>) -> String {
     run(async {
         let forebay = system(&format!("https://{address}"), keys).await;
-        judged(forebay.call(Ask::whole("", "word").request()).await, "word")
+        judged(forebay.call(ask.request()).await, "word")
     })
 }
 
@@ -68,6 +72,9 @@ fn a_certificate_that_does_not_verify_is_refused_once_and_nothing_is_sent() {
         // The usual five attempts are allowed; it says that one was made.
         assert_eq!(hear(peer.address, SOON), format!("502 {told}"), "{why}");
         assert_eq!((peer.connections(), seen.load(Ordering::SeqCst)), (1, 0), "{why}");
+        // A large body is still on its way when TLS 1.3 says that it wants ours.
+        let large = Ask { fault: "", word: "word", is_stream: false, is_large: true };
+        assert_eq!(hear_of(peer.address, SOON, large), format!("502 {told}"), "{why}");
     }
 }
 
