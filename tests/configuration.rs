@@ -220,6 +220,11 @@ fn broken_upstreams() -> Vec<Broken> {
             "ca_file = \"nope.pem\"",
             &["ca_file: \"nope.pem\" cannot be read", "working directory"],
         ),
+        in_upstream(
+            "a CA file of nonsense",
+            "ca_file = \"ca.pem\"",
+            &["ca_file: \"ca.pem\" holds a certificate that cannot"],
+        ),
         in_upstream("a CA file of something else", "ca_file = \"key\"", &["ca_file: \"key\" holds no certificate"]),
         in_upstream(
             "a header forebay sets",
@@ -364,7 +369,8 @@ fn broken_tenants_and_routes() -> Vec<Broken> {
     ]
 }
 
-const FILES: [(&str, &str); 2] = [("key", "sk-hunter3\n"), ("empty", "\n")];
+const NONSENSE: &str = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n";
+const FILES: [(&str, &str); 3] = [("key", "sk-hunter3\n"), ("empty", "\n"), ("ca.pem", NONSENSE)];
 const VARIABLES: [(&str, &str); 2] = [("KEY", SECRET), ("EMPTY", "")];
 
 #[test]
@@ -561,7 +567,9 @@ fn the_contracts_example_passes_with_a_line_for_each_thing_not_in_force() {
         ("FOREBAY_SERVICE_HOST", "10.0.0.1"),
         ("HTTPS_PROXY", "http://user:hunter2@proxy"),
     ];
-    let pem = ("corporate.pem", "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n");
+    let authority =
+        rcgen::generate_simple_self_signed(["authority.test".to_owned()]).expect("a certificate").cert.pem();
+    let pem = ("corporate.pem", authority.as_str());
     let output = check(&[("contract.toml", CONTRACT), pem, FILES[0]], &variables);
     let (out, err) = (stdout(&output), stderr(&output));
     assert_eq!(output.status.code(), Some(0), "{err}");

@@ -1,7 +1,7 @@
 //! What the program is told: one typed struct per section of the file.
 //!
 //! `load` layers defaults, files and the `environment` into one tree that remembers where each value came from. `schema`
-//! and `upstreams` walk it once, a `section` at a time: types are `raw`, meanings are `values`, `units` and `secret`.
+//! and `upstreams` walk it once, a `section` at a time: types are `raw`, meanings are `values`, `units`, `trust` and `secret`.
 //! Every problem goes to `check`, everything in force to `effective`. `serves` answers who serves a model.
 //! Everything here is checked: a [`Config`] that exists is one that can be served.
 
@@ -15,6 +15,7 @@ mod schema;
 mod secret;
 mod section;
 mod serves;
+mod trust;
 mod units;
 mod upstreams;
 mod values;
@@ -28,6 +29,7 @@ use crate::messages::{Account, Secret, Upstream};
 
 pub use check::{Problem, Problems};
 pub use load::Sources;
+pub(crate) use trust::authorities;
 pub use units::{parse_duration, parse_size};
 
 /// Where a call may go: an upstream's name, and that upstream's name for the model.

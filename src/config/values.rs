@@ -10,6 +10,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::check::did_you_mean;
 use super::raw::{Quiet, Scalar};
+use super::trust;
 use super::units::{parse_duration, parse_size};
 
 /// Takes the value as it is.
@@ -234,16 +235,10 @@ pub(super) fn log_level(value: String) -> Result<String, String> {
     Ok(value)
 }
 
-/// A PEM file that can be read.
+/// A PEM file of authorities.
 pub(super) fn ca_file(value: String) -> Result<PathBuf, String> {
-    let text = std::fs::read(&value).map_err(|e| {
-        format!("cannot be read ({e}); correct the path (a relative one starts at the working directory)")
-    })?;
-    const MARK: &[u8] = b"-----BEGIN CERTIFICATE-----";
-    if !text.windows(MARK.len()).any(|window| window == MARK) {
-        return Err("holds no certificate; name a PEM file with BEGIN CERTIFICATE in it".into());
-    }
-    Ok(PathBuf::from(value))
+    let path = PathBuf::from(value);
+    trust::authorities(&path).map(|_| path)
 }
 
 /// A header that may be sent with every call.

@@ -145,13 +145,13 @@ fn timeout(phase: Phase, limit: Duration) -> Failure {
 }
 
 fn unanswered(error: TransportError) -> Failure {
-    let message = match error.kind {
+    let message = error.message.unwrap_or(match error.kind {
         FailureKind::Unreachable => "the upstream cannot be reached",
         FailureKind::Certificate => "the upstream's certificate does not verify",
         FailureKind::Timeout(_) => "no connection in time",
         FailureKind::Malformed => "the upstream's answer is not HTTP",
         _ => "the connection was cut before the answer was complete",
-    };
+    });
     Failure::new(error.kind, error.sent, message, error.detail)
 }
 

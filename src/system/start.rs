@@ -44,7 +44,7 @@ impl Builder {
     ///
     /// # Errors
     /// `start_failed` when the program was built with `panic = "abort"` (supervision catches panics), no thread could be
-    /// started, a trust file could not be read, or `threads = 0` is asked for on a thread without an actix System.
+    /// started, or `threads = 0` is asked for on a thread without an actix System.
     pub async fn start(self) -> Result<Forebay, Error> {
         if cfg!(panic = "abort") {
             return Err(Error::new(

@@ -108,7 +108,10 @@ impl AwcTransport {
             true => Some(
                 self.trust
                     .config(upstream.ca_file.as_deref())
-                    .map_err(|detail| TransportError::new(FailureKind::Certificate, Sent::No, detail))?,
+                    .map_err(|detail| TransportError::new(FailureKind::Certificate, Sent::No, detail))
+                    .map_err(|error| {
+                        error.with_message("this upstream's ca_file cannot be used: forebay check says why")
+                    })?,
             ),
             false => None,
         };

@@ -18,9 +18,9 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use super::LocalFuture;
 use super::strict::Strict;
 use super::wire::Wire;
+use super::{LocalFuture, handshake};
 use crate::messages::{FailureKind, Phase};
 
 /// How long an address has to answer before the next is tried beside it.
@@ -36,6 +36,8 @@ pub(super) struct DialError {
     pub(super) kind: FailureKind,
     /// The part that failed, and why.
     pub(super) detail: String,
+    /// For the caller, where there is more to say than the kind does.
+    pub(super) message: Option<&'static str>,
 }
 
 impl std::fmt::Display for DialError {
@@ -48,7 +50,7 @@ impl std::error::Error for DialError {}
 
 impl DialError {
     fn unreachable(part: &str, why: impl std::fmt::Display) -> Self {
-        Self { kind: FailureKind::Unreachable, detail: format!("{part}: {why}") }
+        Self { kind: FailureKind::Unreachable, detail: format!("{part}: {why}"), message: None }
     }
 }
 
@@ -87,7 +89,12 @@ impl Dial {
         let part = Cell::new("DNS");
         tokio::time::timeout(self.limit, self.connect(host, port, &part)).await.unwrap_or_else(|_| {
             let detail = format!("{}: took longer than {:?}", part.get(), self.limit);
-            Err(DialError { kind: FailureKind::Timeout(Phase::Connect), detail })
+            let message = Some(match part.get() {
+                "DNS" => "no connection in time: resolving the upstream's name took longer than connect_timeout",
+                "TCP" => "no connection in time: reaching the upstream took longer than connect_timeout",
+                _ => "no connection in time: the TLS handshake took longer than connect_timeout",
+            });
+            Err(DialError { kind: FailureKind::Timeout(Phase::Connect), detail, message })
         })
     }
 
@@ -108,25 +115,20 @@ fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
-/// Why a handshake failed: whose certificate does not verify is to be left alone, everything else may pass.
 fn not_shaken(error: io::Error) -> DialError {
-    let refused =
-        error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(about_certificate);
-    let kind = if refused { FailureKind::Certificate } else { FailureKind::Unreachable };
-    DialError { kind, detail: format!("TLS: {error}") }
-}
-
-/// Whether `error` says that a certificate is wrong or missing, ours or theirs: trying again changes nothing.
-pub(super) fn about_certificate(error: &rustls::Error) -> bool {
-    use rustls::AlertDescription::CertificateRequired;
-    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(CertificateRequired))
+    let (kind, message) = handshake::of(&error).map_or((FailureKind::Unreachable, None), handshake::meaning);
+    DialError { kind, detail: format!("TLS: {error}"), message }
 }
 
 async fn resolve(host: &str, port: u16) -> Result<VecDeque<SocketAddr>, DialError> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(VecDeque::from([SocketAddr::new(ip, port)]));
     }
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| DialError::unreachable("DNS", error))?;
+    let unknown = |error| DialError {
+        message: Some("the upstream's name cannot be resolved: check base_url"),
+        ..DialError::unreachable("DNS", error)
+    };
+    let found = tokio::net::lookup_host((host, port)).await.map_err(unknown)?;
     let addresses = interleave(found);
     if addresses.is_empty() { Err(DialError::unreachable("DNS", "no address")) } else { Ok(addresses) }
 }

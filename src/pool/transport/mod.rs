@@ -4,6 +4,7 @@ mod awc;
 mod dial;
 mod faults;
 mod framing;
+mod handshake;
 mod head;
 mod memory;
 mod strict;
@@ -89,11 +90,18 @@ pub struct TransportError {
     pub sent: Sent,
     /// What happened, for the log.
     pub detail: String,
+    /// What happened and what to do, for the caller, where there is more to say than `kind` does.
+    pub message: Option<&'static str>,
 }
 
 impl TransportError {
     /// An error of these parts.
     pub fn new(kind: FailureKind, sent: Sent, detail: impl Into<String>) -> Self {
-        Self { kind, sent, detail: detail.into() }
+        Self { kind, sent, detail: detail.into(), message: None }
+    }
+
+    /// Tells the caller this.
+    pub fn with_message(self, message: impl Into<Option<&'static str>>) -> Self {
+        Self { message: message.into(), ..self }
     }
 }

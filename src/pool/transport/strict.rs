@@ -19,6 +19,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::framing::Framing;
+use super::handshake;
 use super::head::{Broken, HEAD_CAP, Head, Scan, examine};
 use super::trace::Exchange;
 use super::wire::Carrier;
@@ -182,7 +183,9 @@ impl<T: Carrier> Strict<T> {
     fn poll_early(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.early == Early::No {
             if let Err(error) = ready!(self.poll_head(cx)) {
-                return Poll::Ready(Err(self.broken.take().unwrap_or(error)));
+                // TLS says why it ended in what is read: the write only met the end.
+                let broken = self.broken.take().filter(|_| handshake::of(&error).is_none());
+                return Poll::Ready(Err(broken.unwrap_or(error)));
             }
             self.spent = true; // what is written from here on must not be taken for another exchange
             self.early = if self.status < 300 { Early::Welcome } else { Early::Final };

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+
+use crate::config::authorities;
 
 /// The TLS configurations of a process, each built when first asked for and kept: a `ca_file` whose content changes under
 /// its name is not read again.
@@ -35,14 +35,8 @@ fn build(ca_file: Option<&Path>) -> Result<ClientConfig, String> {
         tracing::warn!(unread, why, "the system has no certificate authorities: only ca_file is trusted");
     }
     if let Some(path) = ca_file {
-        let unusable = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", path.display());
-        let before = roots.len();
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unusable(&error))? {
-            roots.add(certificate.map_err(|error| unusable(&error))?).map_err(|error| unusable(&error))?;
-        }
-        if roots.len() == before {
-            return Err(unusable(&"no certificate in it"));
-        }
+        let named = authorities(path).map_err(|fault| format!("ca_file {} {fault}", path.display()))?;
+        roots.add_parsable_certificates(named); // all of them: they have been checked
     }
     // The provider is named here and never installed: an embedding program's own choice stays its own.
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -5,4 +5,6 @@ mod faults;
 mod own;
 mod races;
 mod stage;
+mod stalls;
 mod table;
+mod trust;

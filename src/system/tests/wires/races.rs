@@ -30,7 +30,10 @@ fn what_has_arrived_on_an_idle_connection_keeps_the_next_call_off_it() {
                     Some("answer") => conn.say(own.sized())?,
                     Some("FIN") => _ = conn.fin()?,
                     Some("end") => _ = conn.finish()?,
-                    Some("reset") => _ = conn.reset().map(|_| conn.close_now())?,
+                    Some("reset") => {
+                        conn.reset()?;
+                        conn.close_now();
+                    }
                     _ => conn.say("HTTP/1.1 408 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")?,
                 }
                 done.send(()).unwrap();
@@ -54,7 +57,7 @@ fn a_peer_that_leaves_as_we_send_costs_an_attempt_and_no_answer() {
             let tries = AtomicUsize::new(0);
             let stage = Stage::of(tls, "retry = { base_delay = \"1ms\" }", move |conn, asked| {
                 let own = Own::to(asked);
-                let is_first = asked.fault.is_some() && tries.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+                let is_first = asked.fault.is_some() && tries.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
                 match asked.fault.as_deref().filter(|_| is_first) {
                     None => return conn.say(own.sized()).map(|()| true),
                     Some("FIN") => {}

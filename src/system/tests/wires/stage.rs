@@ -62,6 +62,7 @@ impl<'a> Ask<'a> {
 pub(super) struct Stage {
     pub(super) forebay: Forebay,
     pub(super) peer: Peer,
+    base: String,
 }
 
 impl Stage {
@@ -84,7 +85,12 @@ impl Stage {
     ) -> Self {
         let peer = Peer::start(tls.then(trusted), script);
         let base = format!("{}://{}", if tls { "https" } else { "http" }, peer.address);
-        Self { forebay: system(&base, keys).await, peer }
+        Self { forebay: system(&base, keys).await, peer, base }
+    }
+
+    /// Puts other keys in force, for the same pool.
+    pub(super) fn reconfigure(&self, keys: &str) {
+        self.forebay.reconfigure(config(&self.base, keys));
     }
 
     /// Calls, and says how it ended.
@@ -106,11 +112,14 @@ impl Stage {
 
 /// A system on this thread whose upstream `up` is at `base`, trusts our authority, and has these `keys`.
 pub(super) async fn system(base: &str, keys: &str) -> Forebay {
+    Forebay::start(config(base, keys)).await.unwrap()
+}
+
+fn config(base: &str, keys: &str) -> Config {
     let trust = format!("ca_file = {:?}", OURS.file());
     let trust = if base.starts_with("https") && !keys.contains("ca_file") { trust.as_str() } else { "" };
-    let text =
-        format!("[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"{base}/v1\"\nmodels = [\"m\"]\n{trust}\n{keys}");
-    Forebay::start(Config::from_toml(&text).unwrap()).await.unwrap()
+    let upstream = format!("[upstreams.up]\nbase_url = \"{base}/v1\"\nmodels = [\"m\"]");
+    Config::from_toml(&format!("[pool]\nthreads = 0\n{upstream}\n{trust}\n{keys}")).unwrap()
 }
 
 /// How a whole answer to `word` reads.
