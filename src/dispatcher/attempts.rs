@@ -32,16 +32,16 @@ impl Switchboard {
             }
             match way {
                 Way::Open(desk) => {
-                    let Some(entry) = self.ledger.get(&head.call) else {
+                    let Some(entry) = self.ledger.get(head.call) else {
                         debug_assert!(false, "every call in a line is in the ledger");
                         self.lanes[lane].line.remove(head);
                         continue;
                     };
-                    let is_retry = entry.counted > 0 && !entry.last.as_ref().is_some_and(is_free);
+                    let is_retry = entry.counted > 0 && !entry.last.as_deref().is_some_and(is_free);
                     if is_retry && !self.may_retry(head.call, lane, now) {
                         continue;
                     }
-                    let seat = self.ledger.get(&head.call).and_then(|entry| entry.seat);
+                    let seat = self.ledger.get(head.call).and_then(|entry| entry.seat);
                     let Some(slot) = self.slots.claim(seat) else {
                         self.lanes[lane].wants_slot = true;
                         self.ask_for_slots();
@@ -87,7 +87,7 @@ impl Switchboard {
     /// Ends a retry that the budget does not allow, with its last error.
     fn end_over_budget(&mut self, call: CallId, lane: usize, now: Instant) {
         let name = &self.lanes[lane].upstream.name;
-        let last = self.ledger.get(&call).and_then(|entry| Some((entry.last.as_ref()?, entry.attempts)));
+        let last = self.ledger.get(call).and_then(|entry| Some((entry.last.as_deref()?, entry.attempts)));
         let error = match last {
             Some((failure, attempts)) => final_error(failure, name, attempts),
             None => Error::new(ErrorKind::UpstreamUnavailable, format!("the retry budget of {name} is used up")),
@@ -98,7 +98,7 @@ impl Switchboard {
     /// Sets the retry at the head of a line aside until `at`. All that are set aside share one timer: they are not woken
     /// one and all for the one that may go.
     fn park(&mut self, call: CallId, lane: usize, at: Instant) {
-        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        let Some(entry) = self.ledger.get_mut(call) else { return };
         let way_out = &mut self.lanes[lane];
         way_out.line.remove(entry.place());
         way_out.parked.insert(entry.place());
@@ -134,7 +134,7 @@ impl Switchboard {
 
     /// Moves a call from its line, or from its slot, into backoff until `at`.
     fn back_off(&mut self, call: CallId, at: Instant) {
-        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        let Some(entry) = self.ledger.get_mut(call) else { return };
         let lane = entry.targets[entry.target].lane;
         match entry.state {
             State::Waiting => self.lanes[lane].line.remove(entry.place()),
@@ -167,13 +167,13 @@ impl Switchboard {
     }
 
     fn start(&mut self, call: CallId, lane: usize, desk: usize, slot: SlotId, now: Instant) {
-        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        let Some(entry) = self.ledger.get_mut(call) else { return };
         let way_out = &mut self.lanes[lane];
         way_out.line.remove(entry.place());
         way_out.waiting -= 1;
         let permit = way_out.desks[desk].budget.reserve(now, entry.tokens);
         let account = Arc::clone(&way_out.desks[desk].account);
-        if entry.last.as_ref().is_some_and(is_free) {
+        if entry.last.as_deref().is_some_and(is_free) {
             // The attempt before has been entered already, and a 429 that names its time costs nothing.
         } else if entry.counted == 0 {
             way_out.retry_budget.first(now);
@@ -205,7 +205,7 @@ impl Switchboard {
     pub(crate) fn opened(&mut self, opened: Opened, now: Instant) {
         let Opened { slot, id, status, headers, events } = opened;
         let Some(busy) = self.slots.busy_with(slot, id) else { return };
-        if !self.ledger.get(&id.call).is_some_and(|entry| entry.is_at(id)) {
+        if !self.ledger.get(id.call).is_some_and(|entry| entry.is_at(id)) {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
         busy.streaming = true;
@@ -262,7 +262,7 @@ impl Switchboard {
                 #[cfg(test)]
                 let body = planted::mixed_up(body);
                 let answer = Answer { status, headers, body: AnswerBody::Whole(body), meta };
-                if self.ledger.get(&id.call).is_some_and(|entry| entry.is_at(id)) {
+                if self.ledger.get(id.call).is_some_and(|entry| entry.is_at(id)) {
                     self.end(id.call, Ok(answer), now);
                 }
             }
@@ -302,7 +302,7 @@ impl Switchboard {
         events::attempt_failed(id, &account.id, &failure);
         self.learn(lane, account, &failure, now);
         let call = id.call;
-        let Some(entry) = self.ledger.get_mut(&call).filter(|entry| entry.is_at(id)) else { return };
+        let Some(entry) = self.ledger.get_mut(call).filter(|entry| entry.is_at(id)) else { return };
         if is_free(&failure) {
             entry.counted -= 1;
         }
@@ -313,7 +313,7 @@ impl Switchboard {
         let next_may_take = is_retryable(&failure) || refused || lacks_what_another_has(&failure);
         let message = failure.message.clone();
         let deadline = entry.deadline;
-        entry.last = Some(failure);
+        entry.last = Some(Box::new(failure));
         match verdict {
             // Another key may be accepted; when none is left, the pump hands out the 401.
             Verdict::GiveUp if refused && self.lanes[lane].is_usable(now) => {
@@ -376,7 +376,7 @@ impl Switchboard {
     }
 
     fn again_or_move(&mut self, call: CallId, error: Option<Error>, now: Instant) {
-        let Some(entry) = self.ledger.get(&call) else { return };
+        let Some(entry) = self.ledger.get(call) else { return };
         if self.lanes[entry.lane()].desks.is_empty() {
             return self.reroute(call, now);
         }
@@ -396,7 +396,7 @@ impl Switchboard {
 
     /// The call's target has nothing more to give: the next one takes it, or it ends with `error`.
     fn next_target_or(&mut self, call: CallId, error: Error, now: Instant) {
-        let Some(entry) = self.ledger.get(&call) else { return };
+        let Some(entry) = self.ledger.get(call) else { return };
         let (targets, next) = (entry.targets.clone(), entry.target + 1);
         let (request, deadline) = (Arc::clone(&entry.request), entry.deadline);
         if next < targets.len()

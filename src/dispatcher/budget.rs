@@ -254,10 +254,7 @@ impl Budget {
     pub(crate) fn reserve(&mut self, now: Instant, tokens: u64) -> Permit {
         match &mut self.requests {
             Some(requests) => _ = requests.take(now, 1),
-            None => {
-                self.uncapped.used(now);
-                self.uncapped.take(now, 1);
-            }
+            None => self.uncapped.tally(now),
         }
         let tokens = self.tokens.as_mut().map(|capped| (capped.take(now, tokens), tokens));
         if let Some(ramp) = &mut self.ramp {

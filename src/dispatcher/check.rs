@@ -101,7 +101,7 @@ impl Switchboard {
     /// Every call stands where its entry says, and nowhere else.
     fn check_calls(&mut self, now: Instant) -> Checked {
         let mut waiting = vec![(0, 0); self.lanes.len()];
-        let entries: Vec<_> = self.ledger.values().collect();
+        let entries: Vec<_> = self.ledger.entries().collect();
         for entry in entries {
             let (lane, state) = (entry.lane(), &entry.state);
             let in_line = self.lanes[lane].line.waiting.get(&entry.place());
@@ -147,7 +147,7 @@ impl Switchboard {
             let mut counts = [0; 3];
             lane.line.waiting.keys().for_each(|place| counts[place.priority as usize] += 1);
             ensure(lane.line.counts == counts, || format!("the counts of {name}'s line are wrong"))?;
-            let parked = lane.parked.iter().filter_map(|place| self.ledger.get(&place.call));
+            let parked = lane.parked.iter().filter_map(|place| self.ledger.get(place.call));
             let parked = parked.filter(|entry| matches!(entry.state, State::Parked)).count();
             ensure(parked == lane.parked.len(), || format!("{name} has parked calls that are elsewhere"))?;
             ensure(parked == 0 || lane.parked_due.is_some(), || format!("{name} has parked calls and will not look"))?;
@@ -173,7 +173,7 @@ impl Switchboard {
                 })?,
             }
         }
-        let backing_off = self.ledger.values().filter(|entry| matches!(entry.state, State::BackingOff(_))).count();
+        let backing_off = self.ledger.entries().filter(|entry| matches!(entry.state, State::BackingOff(_))).count();
         ensure(deadlines == self.ledger.len(), || format!("{deadlines} deadlines for {} calls", self.ledger.len()))?;
         ensure(retries == backing_off, || format!("{retries} retries are due for {backing_off} calls that back off"))?;
         for lane in &self.lanes {
@@ -208,7 +208,7 @@ impl Switchboard {
             let id = SlotId { index: *index, generation: slot.generation };
             let before = if busy.streaming { None } else { running.insert(busy.id.call, id) };
             // One that was called off may still be on its slot while the call is gone, but not while it runs elsewhere.
-            let both = before.filter(|_| self.ledger.contains_key(&busy.id.call));
+            let both = before.filter(|_| self.ledger.contains(busy.id.call));
             ensure(both.is_none(), || "a call runs on two slots".into())?;
             match given.iter_mut().find(|(cell, _)| Rc::ptr_eq(cell, &busy.permit.in_flight)) {
                 Some((_, count)) => *count += 1,
@@ -280,7 +280,7 @@ impl Watch {
 
     /// A call leaves the ledger with its end, and does not come back.
     fn check_leavers(&mut self, board: &Switchboard) -> Checked {
-        let open: BTreeSet<CallId> = board.ledger.keys().copied().collect();
+        let open: BTreeSet<CallId> = board.ledger.calls().into_iter().collect();
         let lost = self.open.iter().filter(|call| !open.contains(call) && !self.left.contains(call)).count();
         let back = open.iter().filter(|call| self.left.contains(call)).count();
         self.open = open;

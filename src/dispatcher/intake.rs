@@ -15,7 +15,7 @@ impl Switchboard {
     /// Takes a call in, or tells its caller at once why not.
     pub(crate) fn accept(&mut self, mut submit: Submit, now: Instant) {
         submit.admitted.arrive();
-        if self.ledger.contains_key(&submit.id) {
+        if self.ledger.contains(submit.id) {
             let message = "a call of this id is under way; make each call with a fresh id";
             let _ = submit.reply.send(Err(Error::new(ErrorKind::InvalidRequest, message)));
             return;
@@ -47,7 +47,7 @@ impl Switchboard {
             }
         };
         let lane = targets[target].lane;
-        let entry = Entry {
+        let entry = Box::new(Entry {
             id: submit.id,
             request: submit.request,
             reply: submit.reply,
@@ -65,10 +65,10 @@ impl Switchboard {
             waited: Duration::ZERO,
             waiting_since: now,
             last: None,
-        };
+        });
         self.lanes[lane].line.push(entry.place(), tokens, deadline);
         self.lanes[lane].waiting += 1;
-        self.ledger.insert(entry.id, entry);
+        self.ledger.insert(entry);
         self.wake(lane);
     }
 
@@ -119,7 +119,7 @@ impl Switchboard {
 
     /// The caller is gone.
     pub(crate) fn cancel(&mut self, call: CallId) {
-        let Some(entry) = self.ledger.remove(&call) else { return };
+        let Some(entry) = self.ledger.remove(call) else { return };
         self.timers.remove(entry.deadline_due);
         let lane = entry.lane();
         self.take_out(&entry);
@@ -131,7 +131,7 @@ impl Switchboard {
 
     /// The call's time is up.
     pub(super) fn deadline_due(&mut self, call: CallId, now: Instant) {
-        let Some(entry) = self.ledger.get(&call) else { return };
+        let Some(entry) = self.ledger.get(call) else { return };
         let (lane, tokens) = (entry.lane(), entry.tokens);
         let name = self.lanes[lane].upstream.name.clone();
         let mut message = match entry.state {
@@ -144,7 +144,7 @@ impl Switchboard {
                 format!("the call's time was up while it waited to try {name} again")
             }
         };
-        if let Some(last) = self.ledger.get(&call).and_then(|entry| entry.last.as_ref()) {
+        if let Some(last) = self.ledger.get(call).and_then(|entry| entry.last.as_ref()) {
             message = format!("{message}; the attempt before failed: {}", last.message);
         }
         let error = Error::new(ErrorKind::DeadlineExceeded, message);
@@ -154,7 +154,7 @@ impl Switchboard {
 
     /// The upstream of a waiting call is no longer configured: it goes where the configuration sends its model now.
     pub(super) fn reroute(&mut self, call: CallId, now: Instant) {
-        let Some(entry) = self.ledger.get(&call) else { return };
+        let Some(entry) = self.ledger.get(call) else { return };
         let (request, deadline) = (entry.request.clone(), entry.deadline);
         let targets = self.targets(request.model());
         match self.first_open(&targets, 0, &request, deadline, false, now) {
@@ -165,7 +165,7 @@ impl Switchboard {
 
     /// Puts a call that waits nowhere else any more into the line of a target, where its attempts are counted anew.
     pub(super) fn move_to(&mut self, call: CallId, targets: Vec<Target>, target: usize, tokens: u64, now: Instant) {
-        let Some(mut entry) = self.ledger.remove(&call) else { return };
+        let Some(mut entry) = self.ledger.remove(call) else { return };
         self.take_out(&entry);
         let (old, new) = (&entry.targets[entry.target], &targets[target]);
         if (old.lane, &old.model) != (new.lane, &new.model) {
@@ -174,13 +174,13 @@ impl Switchboard {
         entry.targets = targets;
         entry.target = target;
         entry.tokens = tokens;
-        self.ledger.insert(call, entry);
+        self.ledger.insert(entry);
         self.stand_in_line(call, now);
     }
 
     /// Puts a call that waits nowhere into the line of its lane.
     pub(super) fn stand_in_line(&mut self, call: CallId, now: Instant) {
-        let Some(entry) = self.ledger.get_mut(&call) else { return };
+        let Some(entry) = self.ledger.get_mut(call) else { return };
         if matches!(entry.state, State::Running(_)) {
             entry.waiting_since = now;
         }

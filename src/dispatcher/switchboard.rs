@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::actor::draining;
 use super::lane::Lane;
-use super::ledger::{Entry, State, Target};
+use super::ledger::{Entry, Ledger, State, Target};
 use super::legacy::Legacy;
 use super::slots::Slots;
 use super::timers::{Due, DueKey, Timers};
@@ -41,7 +41,7 @@ pub(crate) struct Switchboard {
     /// One per upstream ever configured; an index stays what it is.
     pub(super) lanes: Vec<Lane>,
     pub(super) lane_of: HashMap<Arc<str>, usize>,
-    pub(super) ledger: HashMap<CallId, Entry>,
+    pub(super) ledger: Ledger,
     pub(super) slots: Slots,
     pub(super) timers: Timers,
     pub(super) dice: Dice,
@@ -66,7 +66,7 @@ impl Switchboard {
             config: Arc::clone(&config),
             lanes: Vec::new(),
             lane_of: HashMap::new(),
-            ledger: HashMap::new(),
+            ledger: Ledger::default(),
             slots: Slots::default(),
             timers: Timers::default(),
             dice,
@@ -179,9 +179,7 @@ impl Switchboard {
     /// Ends every call that is left: whole ones with 503, streams with an error event.
     pub(crate) fn end_all(&mut self, now: Instant) {
         self.draining = true;
-        let mut left: Vec<CallId> = self.ledger.keys().copied().collect();
-        left.sort_unstable();
-        for call in left {
+        for call in self.ledger.calls() {
             self.end(call, Err(draining()), now);
         }
         for (slot, id) in self.slots.streaming() {
@@ -214,7 +212,7 @@ impl Switchboard {
 
     /// The call's one end: its place, timers and room are given back, its caller is told.
     pub(super) fn end(&mut self, call: CallId, outcome: Outcome, now: Instant) {
-        let Some(entry) = self.ledger.remove(&call) else { return };
+        let Some(entry) = self.ledger.remove(call) else { return };
         self.timers.remove(entry.deadline_due);
         self.take_out(&entry);
         let meta = self.meta(&entry, now);
@@ -235,7 +233,7 @@ impl Switchboard {
             if super::planted::is(super::planted::Bug::SecondOutcome) && matches!(entry.state, State::Running(_)) {
                 let reply = std::mem::replace(&mut entry.reply, oneshot::channel().0);
                 let _ = reply.send(outcome);
-                self.ledger.insert(call, entry);
+                self.ledger.insert(entry);
                 return;
             }
             entry

@@ -13,6 +13,12 @@ pub(crate) const MINUTE: Duration = Duration::from_millis(60_500);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ticket(u64);
 
+/// The span that [`Window::tally`] takes for one instant.
+const GRAIN: Duration = Duration::from_millis(10);
+
+/// A log with room for fewer entries is not worth making smaller.
+const SMALL: usize = 1_024;
+
 /// At most `cap` used within any [`MINUTE`].
 #[derive(Debug)]
 pub(crate) struct Window {
@@ -48,6 +54,11 @@ impl Window {
             self.first += 1;
             self.used -= cost;
         }
+        // Behind a flood the log goes back to what it needs, by and by.
+        let room = self.log.capacity();
+        if room > SMALL && self.log.len() < room / 8 {
+            self.log.shrink_to(room / 2);
+        }
         self.used
     }
 
@@ -74,6 +85,19 @@ impl Window {
         self.log.push_back((now, cost));
         self.used += cost;
         Ticket(self.first + self.log.len() as u64 - 1)
+    }
+
+    /// Enters 1 where nobody will settle it and nothing caps it: what comes within a [`GRAIN`] is one entry, that of its
+    /// end. Calls without a cap may be very many.
+    pub(crate) fn tally(&mut self, now: Instant) {
+        self.used(now);
+        match self.log.back_mut().filter(|(until, _)| now <= *until) {
+            Some((_, count)) => {
+                *count += 1;
+                self.used += 1;
+            }
+            None => _ = self.take(now + GRAIN, 1),
+        }
     }
 
     /// Replaces what was entered under `ticket` by what it really was; nothing when the entry has aged out.
@@ -140,6 +164,26 @@ mod tests {
         window.used(start + MINUTE);
         window.settle(ticket, 1_000);
         assert_eq!(window.used(start + MINUTE), 0, "an entry that has aged out is not corrected");
+    }
+
+    #[test]
+    fn very_many_uncapped_calls_are_few_entries_and_none_after_a_minute() {
+        let start = clock::now();
+        let mut window = Window::new(u64::MAX);
+        for micros in 0..1_000_000 {
+            window.tally(start + Duration::from_micros(micros));
+        }
+        let now = start + seconds(1.0);
+        assert_eq!(window.used(now), 1_000_000);
+        assert!(window.log.len() <= 101, "{} entries", window.log.len());
+        assert_eq!(window.used(now + MINUTE + GRAIN), 0);
+
+        (0..10_000).for_each(|_| _ = window.take(now, 1));
+        assert_eq!(window.used(now + MINUTE), 0);
+        for later in 1..=100 {
+            window.used(now + MINUTE + seconds(f64::from(later)));
+        }
+        assert!(window.log.capacity() <= 2 * SMALL, "room for {} entries is kept", window.log.capacity());
     }
 
     proptest! {
