@@ -234,3 +234,21 @@ async fn a_connection_that_never_says_a_whole_request_does_not_keep_the_gateway(
     assert_eq!(half.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
 }
+
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn newcomers_are_kept_out_while_those_who_have_come_are_heard() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut early = std::net::TcpStream::connect(addr).unwrap();
+    keep_newcomers_out(&listener);
+    // Not refused and not let in: a successor may hear it when it asks again.
+    let late = std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(100)).unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    early.write_all(b"here").unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    let mut said = [0; 4];
+    accepted.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"here");
+}
