@@ -192,6 +192,69 @@ fn who_may_call_and_with_how_much_holds_from_the_next_request_on() {
     assert!(!log.contains("tenant-key"), "{log}");
 }
 
+/// An upstream over TLS that answers every call with `text`, and the authority it has its certificate from, as PEM.
+fn secure_upstream(text: &'static str) -> (SocketAddr, String) {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).unwrap();
+    let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .unwrap();
+    let (server, listener) = (Arc::new(server), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let session = rustls::ServerConnection::new(Arc::clone(&server)).unwrap();
+            std::thread::spawn(move || {
+                let mut from = BufReader::new(rustls::StreamOwned::new(session, stream));
+                let (mut line, mut length) = (String::new(), 0);
+                // Whoever does not trust us ends here.
+                while let Ok(1..) = from.read_line(&mut line) {
+                    if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().unwrap();
+                    }
+                    if std::mem::take(&mut line) == "\r\n" {
+                        from.read_exact(&mut vec![0; length]).unwrap();
+                        let body = upstream::good(text);
+                        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length:";
+                        write!(from.get_mut(), "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    (addr, certified.cert.pem())
+}
+
+#[test]
+fn an_authority_that_a_reload_names_is_trusted_from_then_on_and_one_it_takes_away_is_not() {
+    let (upstream, authority) = secure_upstream("trusted");
+    let (_, stranger) = secure_upstream("nobody");
+    let file = |name: &str| {
+        let up = section("up", upstream, "\"m\"", &format!("ca_file = \"{name}\""));
+        format!("{BASICS}{}", up.replace("http://127.0.0.1", "https://localhost"))
+    };
+    let daemon = Daemon::start(&one(nowhere(), OLD_KEY, 1));
+    std::fs::write(daemon.beside("own.pem"), authority).unwrap();
+    std::fs::write(daemon.beside("stranger.pem"), stranger).unwrap();
+    for _ in 0..2 {
+        daemon.reload(&file("stranger.pem"));
+        let refused = calls(&daemon, "m", "x").reply();
+        assert_eq!(refused.json()["error"]["code"], "upstream_unavailable", "{refused:?}");
+        assert_eq!(refused.header("x-forebay-attempts"), Some("1"), "a certificate is not asked for twice");
+        daemon.reload(&file("own.pem"));
+        assert_eq!(calls(&daemon, "m", "x").reply().content(), "trusted");
+    }
+    ends_well(daemon);
+}
+
+fn nowhere() -> SocketAddr {
+    ([127, 0, 0, 1], 9).into()
+}
+
 #[test]
 fn a_time_to_drain_that_was_reloaded_is_the_one_that_counts() {
     let upstream = Upstream::held();

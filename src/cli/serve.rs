@@ -105,15 +105,20 @@ fn lines(problems: &Problems) -> Vec<String> {
 }
 
 /// From its start to its last connection.
-async fn serve(config: Config, listener: TcpListener, files: &[PathBuf], mut signals: Signals) -> Result<(), String> {
+async fn serve(config: Config, listener: TcpListener, files: &[PathBuf], signals: Signals) -> Result<(), String> {
     let (upstreams, threads) = (config.upstreams.len(), config.pool.threads);
     let forebay = Forebay::start(config).await.map_err(|error| error.to_string())?;
-    let begun = forebay.config();
     let gateway = Gateway::serve(listener, &forebay).map_err(|error| format!("cannot serve connections: {error}"))?;
     let addr = gateway.local_addr();
     telemetry::gateway::started(addr, upstreams, threads);
     // For whoever started us, scripts included: one line, whatever the log's level and form.
     let _ = writeln!(std::io::stdout(), "listening on http://{addr}");
+    live(forebay, gateway, files, signals).await
+}
+
+/// Does what signals ask for, until one of them or a failure is the end.
+async fn live(forebay: Forebay, gateway: GatewayHandle, files: &[PathBuf], mut signals: Signals) -> Result<(), String> {
+    let begun = forebay.config();
     loop {
         tokio::select! {
             biased;
@@ -128,7 +133,7 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf], mut sig
             () = forebay.failed() => {
                 // Its calls have their error: it is still to be written.
                 gateway.close(clock::now()).await;
-                return Err("the system keeps crashing; see the log".to_owned());
+                return Err("the system keeps crashing, or its first thread has ended; see the log".to_owned());
             }
         }
     }
@@ -262,6 +267,17 @@ impl Signals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[actix_web::test]
+    async fn a_daemon_whose_first_thread_ends_does_not_go_on_without_it() {
+        let text = "[pool]\nthreads = 2\n[upstreams.up]\nbase_url = \"http://up.test/v1\"\nmodels = [\"m\"]";
+        let forebay = Forebay::start(Config::from_toml(text).unwrap()).await.unwrap();
+        let listener = Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let gateway = Gateway::serve(listener, &forebay).unwrap();
+        assert!(forebay.arbiters()[0].spawn_fn(|| actix_rt::System::current().stop()));
+        let problem = live(forebay, gateway, &[], Signals::new().unwrap()).await.unwrap_err();
+        assert!(problem.contains("its first thread has ended"), "{problem}");
+    }
 
     #[test]
     fn an_address_that_cannot_be_listened_on_comes_with_what_to_do_about_it() {

@@ -190,3 +190,56 @@ async fn a_stream_is_let_finish_when_the_gateway_stops() {
     socket.read_to_string(&mut rest).await.unwrap();
     assert_eq!(rest, "9\r\ndata: 2\n\n\r\n0\r\n\r\n");
 }
+
+#[actix_web::test]
+async fn what_was_sent_before_the_door_is_shut_is_answered_on_connections_old_and_new() {
+    use std::io::{Read as _, Write as _};
+    let gateway = gateway().await;
+    let addr = gateway.local_addr();
+    let mut kept = TcpStream::connect(addr).await.unwrap();
+    kept.write_all(HEALTHZ.as_bytes()).await.unwrap();
+    read_until(&mut kept, "{\"status\":\"ok\"}").await;
+    let mut kept = kept.into_std().unwrap();
+    // The gateway shares this thread: until the test waits, it sees neither the request nor the new connections.
+    kept.write_all(HEALTHZ.as_bytes()).unwrap();
+    let mut new = [std::net::TcpStream::connect(addr).unwrap(), std::net::TcpStream::connect(addr).unwrap()];
+    new.iter_mut().for_each(|socket| socket.write_all(HEALTHZ.as_bytes()).unwrap());
+    gateway.close(clock::now()).await;
+    kept.set_nonblocking(false).unwrap();
+    for socket in new.iter_mut().chain([&mut kept]) {
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("{\"status\":\"ok\"}"), "{answer:?}");
+    }
+}
+
+#[actix_web::test]
+async fn a_connection_that_never_says_a_whole_request_does_not_keep_the_gateway() {
+    let gateway = gateway().await;
+    let mut half = TcpStream::connect(gateway.local_addr()).await.unwrap();
+    half.write_all(b"GET /heal").await.unwrap();
+    let mut silent = TcpStream::connect(gateway.local_addr()).await.unwrap();
+    let begun = clock::now();
+    gateway.close(clock::now() + Duration::from_secs(3_600)).await;
+    assert!(clock::now() - begun < Duration::from_secs(60));
+    assert_eq!(half.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[cfg(target_os = "linux")]
+#[actix_web::test]
+async fn newcomers_are_kept_out_while_those_who_have_come_are_heard() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    let mut early = std::net::TcpStream::connect(addr).unwrap();
+    keep_newcomers_out(&listener);
+    // Not refused and not let in: a successor may hear it when it asks again.
+    let late = std::net::TcpStream::connect_timeout(&addr, Duration::from_millis(100)).unwrap_err();
+    assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    early.write_all(b"here").unwrap();
+    let (mut accepted, _) = listener.accept().unwrap();
+    let mut said = [0; 4];
+    accepted.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"here");
+}
