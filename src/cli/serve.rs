@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::{BAD_USAGE, Configuration};
 use crate::clock;
 use crate::config::{Config, Problems, Sources};
-use crate::gateway::{Gateway, GatewayHandle};
+use crate::gateway::{Gateway, GatewayHandle, raise_descriptors};
 use crate::system::Forebay;
 use crate::telemetry;
 
@@ -33,6 +33,11 @@ pub(crate) fn run(configuration: &Configuration) -> ExitCode {
     }
     for warning in &config.warnings {
         telemetry::gateway::config_warning(warning);
+    }
+    match raise_descriptors() {
+        Ok(Some((before, now))) => telemetry::gateway::descriptors(before, now),
+        Ok(None) => {}
+        Err(error) => telemetry::gateway::descriptors_not_raised(&error),
     }
     let listen = config.server.listen;
     let listener = match Gateway::bind(listen) {

@@ -7,6 +7,7 @@
 mod tests;
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::connection::{Connection, HEAD_TIMEOUT, Socket};
 use super::places::{Goes, Handed, Place, Places};
-use super::{Shared, app};
+use super::{Shared, app, descriptors};
 use crate::clock::{self, Instant};
 use crate::messages::SeatId;
 use crate::system::Forebay;
@@ -77,7 +78,7 @@ impl Gateway {
         let (stop, stopped) = watch::channel(false);
         let (alive, gone) = mpsc::channel(1);
         let seats = forebay.arbiters();
-        let (places, handed) = Places::new(seats.len(), alive);
+        let (places, handed) = Places::new(seats.len(), descriptors::for_callers(), alive);
         let mut serving = false;
         for (index, (arbiter, handed)) in seats.iter().zip(handed).enumerate() {
             let seat = SeatId(index as u16);
@@ -219,6 +220,9 @@ impl Doorway {
         let mut paused: Option<Instant> = None;
         let mut failing = false;
         loop {
+            if paused.is_none() && self.places.are_full() {
+                self.pause(&mut paused, &mut failing, &"callers hold as many file descriptors as they may");
+            }
             let accepted = tokio::select! {
                 biased;
                 () = &mut stop => return,
@@ -244,14 +248,17 @@ impl Doorway {
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        telemetry::gateway::accept_failing(self.seat, &error);
-                    }
-                    paused = Some(clock::now() + ACCEPT_PAUSE);
-                }
+                Err(error) => self.pause(&mut paused, &mut failing, &error),
             }
         }
+    }
+
+    /// Begins a pause in accepting, and says why where that is news.
+    fn pause(&self, paused: &mut Option<Instant>, failing: &mut bool, why: &dyn Display) {
+        if !std::mem::replace(failing, true) {
+            telemetry::gateway::accept_failing(self.seat, why);
+        }
+        *paused = Some(clock::now() + ACCEPT_PAUSE);
     }
 }
 

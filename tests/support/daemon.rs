@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,9 +15,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Daemon {
     child: Child,
     pub addr: SocketAddr,
-    output: Arc<Mutex<Vec<u8>>>,
+    output: Arc<Output>,
     readers: Vec<JoinHandle<()>>,
     _directory: tempfile::TempDir,
+}
+
+/// What it has written so far.
+#[derive(Default)]
+struct Output {
+    text: Mutex<Vec<u8>>,
+    grown: Condvar,
+}
+
+impl Output {
+    fn add(&self, more: &[u8]) {
+        self.text.lock().unwrap().extend_from_slice(more);
+        self.grown.notify_all();
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    }
 }
 
 /// A test that fails must not leave its daemon behind.
@@ -31,22 +49,32 @@ impl Drop for Daemon {
 impl Daemon {
     /// Starts `forebay serve` with the configuration `config`, which names no address to listen on.
     pub fn start(config: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_forebay")), config)
+    }
+
+    /// The same under a limit of the shell's `ulimit`, such as `-n 64`.
+    pub fn start_limited(limit: &str, config: &str) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_forebay")]);
+        Self::start_by(command, config)
+    }
+
+    fn start_by(mut command: Command, config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("test.toml");
         std::fs::write(&file, config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
         command.args(["serve", "-c"]).arg(file).current_dir(directory.path()).env_clear();
         command.env("FOREBAY__SERVER__LISTEN", "127.0.0.1:0");
         let mut child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a process");
-        let output = Arc::new(Mutex::new(Vec::new()));
+        let output = Arc::<Output>::default();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let errors = collect(child.stderr.take().unwrap(), Arc::clone(&output));
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        output.lock().unwrap().extend_from_slice(line.as_bytes());
+        output.add(line.as_bytes());
         let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
-        let addr = addr.unwrap_or_else(|| panic!("{line:?}: {}", String::from_utf8_lossy(&output.lock().unwrap())));
+        let addr = addr.unwrap_or_else(|| panic!("{line:?}: {}", output.text()));
         let readers = vec![errors, collect(stdout, Arc::clone(&output))];
         Self { child, addr, output, readers, _directory: directory }
     }
@@ -59,6 +87,19 @@ impl Daemon {
     /// What one request brings on a connection of its own.
     pub fn ask(&self, request: impl AsRef<[u8]>) -> Reply {
         self.connect().ask(request)
+    }
+
+    /// Waits until it has written `text`.
+    pub fn wait_for(&self, text: &str) {
+        self.wait_for_times(text, 1);
+    }
+
+    /// Waits until it has written `text` so many times.
+    pub fn wait_for_times(&self, text: &str, times: usize) {
+        let is_missing = |output: &mut Vec<u8>| String::from_utf8_lossy(output).matches(text).count() < times;
+        let output = self.output.text.lock().unwrap();
+        let (output, waited) = self.output.grown.wait_timeout_while(output, PATIENCE, is_missing).unwrap();
+        assert!(!waited.timed_out(), "{text:?} not {times} times: {}", String::from_utf8_lossy(&output));
     }
 
     /// Whether the process still runs.
@@ -74,16 +115,16 @@ impl Daemon {
             reader.join().unwrap();
         }
         let code = self.child.wait().unwrap().code();
-        (code, String::from_utf8_lossy(&self.output.lock().unwrap()).into_owned())
+        (code, self.output.text())
     }
 }
 
 /// Reads `from` to its end on a thread, so that the daemon never waits for us to read its log.
-fn collect(mut from: impl Read + Send + 'static, to: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+fn collect(mut from: impl Read + Send + 'static, to: Arc<Output>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         let mut piece = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut piece) {
-            to.lock().unwrap().extend_from_slice(&piece[..read]);
+            to.add(&piece[..read]);
         }
     })
 }
@@ -172,6 +213,13 @@ impl Caller {
                 panic!("neither an answer nor an end within {PATIENCE:?}: {:?}", String::from_utf8_lossy(&self.buffer))
             }
             Err(_) => false,
+        }
+    }
+
+    /// Reads until `text` has come.
+    pub fn wait_for(&mut self, text: &str) {
+        while !String::from_utf8_lossy(&self.buffer).contains(text) {
+            assert!(self.more(), "the end instead of {text:?}: {:?}", String::from_utf8_lossy(&self.buffer));
         }
     }
 

@@ -30,7 +30,7 @@ where
     let local_addr = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
     let (alive, gone) = mpsc::channel(1);
-    let (places, mut handed) = Places::new(1, alive);
+    let (places, mut handed) = Places::new(1, usize::MAX, alive);
     let doorway = Doorway { seat: SeatId(0), index: 0, places, handed: handed.remove(0), stopped };
     actix_rt::spawn(accept(listener, application, doorway));
     GatewayHandle { local_addr, draining: Arc::default(), stop, gone }
