@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{BAD_USAGE, Configuration};
 use crate::clock;
 use crate::config::{Config, Pool, Problems, Sources};
-use crate::gateway::{Gateway, GatewayHandle};
+use crate::gateway::{Gateway, GatewayHandle, raise_descriptors};
 use crate::system::Forebay;
 use crate::telemetry;
 
@@ -67,6 +67,11 @@ async fn daemon(files: &[PathBuf]) -> Result<(), Refusal> {
     let listen = config.server.listen;
     let listener = Gateway::bind(listen)
         .map_err(|error| Refusal::cannot(format!("cannot listen on {listen}: {error}; {}", cure(error.kind()))))?;
+    match raise_descriptors() {
+        Ok(Some((before, now))) => telemetry::gateway::descriptors(before, now),
+        Ok(None) => {}
+        Err(error) => telemetry::gateway::descriptors_not_raised(&error),
+    }
     serve(config, listener, files, signals).await.map_err(Refusal::cannot)
 }
 

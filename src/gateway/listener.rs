@@ -7,6 +7,7 @@
 mod tests;
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::connection::Connection;
 use super::places::{Goes, Handed, Place, Places};
 use super::protocol::{Application, Protocol, protocol};
 use super::stage::{Stage, until};
-use super::{Shared, app};
+use super::{Shared, app, descriptors};
 use crate::clock::{self, Instant};
 use crate::messages::SeatId;
 use crate::system::Forebay;
@@ -74,7 +75,7 @@ impl Gateway {
     /// When the listener cannot be shared among the threads, or none of them lives.
     pub(crate) fn serve(listener: TcpListener, forebay: &Forebay) -> io::Result<GatewayHandle> {
         let seats = forebay.arbiters();
-        let (handle, doorways) = GatewayHandle::new(listener, seats.len())?;
+        let (handle, doorways) = GatewayHandle::new(listener, seats.len(), descriptors::for_callers())?;
         let mut serving = false;
         for (arbiter, doorway) in seats.iter().zip(doorways) {
             let (listener, forebay) = (handle.listener.try_clone()?, forebay.clone());
@@ -106,12 +107,13 @@ pub(crate) struct GatewayHandle {
 }
 
 impl GatewayHandle {
-    /// A gateway at `listener`, and the doorways of the `threads` threads that are to serve it.
-    fn new(listener: TcpListener, threads: usize) -> io::Result<(Self, Vec<Doorway>)> {
+    /// A gateway at `listener` with room for so many connections, and the doorways of the `threads` threads that are to
+    /// serve it.
+    fn new(listener: TcpListener, threads: usize, room: usize) -> io::Result<(Self, Vec<Doorway>)> {
         let local_addr = listener.local_addr()?;
         let (stage, reached) = watch::channel(Stage::Open);
         let ((alive, gone), (accepts, shut)) = (mpsc::channel(1), mpsc::channel(1));
-        let (places, handed) = Places::new(threads, alive);
+        let (places, handed) = Places::new(threads, room, alive);
         let doorway = |(index, handed)| Doorway {
             seat: SeatId(index as u16),
             index,
@@ -257,6 +259,9 @@ impl Doorway {
         let mut paused: Option<Instant> = None;
         let mut failing = false;
         loop {
+            if paused.is_none() && self.places.are_full() {
+                self.pause(&mut paused, &mut failing, &"callers hold as many file descriptors as they may");
+            }
             let accepted = tokio::select! {
                 biased;
                 () = &mut shut => return,
@@ -280,14 +285,17 @@ impl Doorway {
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}
-                Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        telemetry::gateway::accept_failing(self.seat, &error);
-                    }
-                    paused = Some(clock::now() + ACCEPT_PAUSE);
-                }
+                Err(error) => self.pause(&mut paused, &mut failing, &error),
             }
         }
+    }
+
+    /// Begins a pause in accepting, and says why where that is news.
+    fn pause(&self, paused: &mut Option<Instant>, failing: &mut bool, why: &dyn Display) {
+        if !std::mem::replace(failing, true) {
+            telemetry::gateway::accept_failing(self.seat, why);
+        }
+        *paused = Some(clock::now() + ACCEPT_PAUSE);
     }
 
     /// Serves a connection that another thread has accepted.

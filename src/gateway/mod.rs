@@ -8,6 +8,7 @@ mod auth;
 mod body;
 mod calls;
 mod connection;
+mod descriptors;
 mod errors;
 mod guard;
 mod headers;
@@ -37,6 +38,7 @@ use crate::config::Config;
 use crate::messages::{Endpoint, SeatId};
 use crate::system::Forebay;
 
+pub(crate) use descriptors::raise as raise_descriptors;
 pub(crate) use listener::{Gateway, GatewayHandle};
 
 /// What the handlers of one thread share.

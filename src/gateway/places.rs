@@ -28,6 +28,8 @@ impl Handed {
 /// serves a lone connection.
 pub(super) struct Places {
     threads: Vec<Thread>,
+    /// How many connections there may be on all threads together.
+    room: usize,
     /// Held by everything that serves; gone when nothing does any more.
     _alive: mpsc::Sender<Infallible>,
 }
@@ -59,9 +61,11 @@ pub(super) enum Goes {
 }
 
 impl Places {
-    /// Places on `threads` threads, and for each of them what it is handed. `alive` is dropped with the last place.
+    /// Places for `room` connections on `threads` threads, and for each thread what it is handed. `alive` is dropped with
+    /// the last place.
     pub(super) fn new(
         threads: usize,
+        room: usize,
         alive: mpsc::Sender<Infallible>,
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Handed>>) {
         let open = || {
@@ -69,7 +73,12 @@ impl Places {
             (Thread { open: AtomicUsize::new(0), hand }, handed)
         };
         let (threads, handed) = std::iter::repeat_with(open).take(threads).unzip();
-        (Arc::new(Self { threads, _alive: alive }), handed)
+        (Arc::new(Self { threads, room, _alive: alive }), handed)
+    }
+
+    /// Whether no more should be accepted for now. Threads that ask at the same time may each take one more.
+    pub(super) fn are_full(&self) -> bool {
+        self.threads.iter().map(|thread| thread.open.load(Ordering::Relaxed)).sum::<usize>() >= self.room
     }
 
     /// Finds a place for a connection that the thread `here` has accepted.
@@ -115,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn connections_go_where_the_fewest_are_and_the_first_thread_gets_the_first() {
         let (alive, mut gone) = mpsc::channel(1);
-        let (places, mut handed) = Places::new(2, alive);
+        let (places, mut handed) = Places::new(2, 4, alive);
         let mut here = Vec::new();
         let mut away = Vec::new();
         for _ in 0..4 {
@@ -126,7 +135,9 @@ mod tests {
             }
         }
         assert_eq!((away.len(), here.len()), (2, 2));
+        assert!(places.are_full());
         away.pop();
+        assert!(!places.are_full());
         let (stream, peer) = connection().await;
         assert!(matches!(places.find(1, stream, peer).unwrap(), Goes::Away));
         assert!(gone.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty));
@@ -137,7 +148,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_for_a_thread_that_has_ended_stays_where_it_is() {
         let (alive, _gone) = mpsc::channel(1);
-        let (places, mut handed) = Places::new(2, alive);
+        let (places, mut handed) = Places::new(2, 4, alive);
         drop(handed.remove(0));
         for _ in 0..2 {
             let (stream, peer) = connection().await;

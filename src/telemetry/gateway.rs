@@ -10,6 +10,16 @@ pub(crate) fn started(addr: SocketAddr, upstreams: usize, threads: usize) {
     tracing::info!(target: "forebay", %addr, upstreams, threads, version = env!("CARGO_PKG_VERSION"), "started");
 }
 
+/// How many file descriptors the process may have, and had been given before it took what it may.
+pub(crate) fn descriptors(before: u64, now: u64) {
+    tracing::info!(target: "forebay", before, now, "limit of file descriptors");
+}
+
+/// The limit of file descriptors stays as it was.
+pub(crate) fn descriptors_not_raised(error: &std::io::Error) {
+    tracing::warn!(target: "forebay", %error, "the limit of file descriptors could not be raised");
+}
+
 /// Something about the configuration that is allowed but worth a line.
 pub(crate) fn config_warning(warning: &str) {
     tracing::warn!(target: "forebay", "{warning}");
@@ -61,8 +71,8 @@ pub(crate) fn stopped() {
 }
 
 /// Connections cannot be accepted, say for want of file descriptors. Said once until it works again.
-pub(crate) fn accept_failing(seat: SeatId, error: &std::io::Error) {
-    tracing::error!(target: "forebay::gateway", seat = seat.0, %error, "cannot accept connections; trying again");
+pub(crate) fn accept_failing(seat: SeatId, why: &dyn Display) {
+    tracing::error!(target: "forebay::gateway", seat = seat.0, %why, "cannot accept connections; trying again");
 }
 
 /// Connections can be accepted again.

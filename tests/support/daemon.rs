@@ -75,6 +75,17 @@ impl Process {
         assert!(status.success());
     }
 
+    /// Waits until it has said `what` so many times.
+    pub fn times(&self, what: &str, times: usize) {
+        let (mut count, said) = (0, self.output.said.lock().unwrap());
+        let missing = |(text, open): &mut (Vec<u8>, usize)| {
+            count = String::from_utf8_lossy(text).matches(what).count();
+            count < times && *open > 0
+        };
+        let (_said, late) = self.output.more.wait_timeout_while(said, PATIENCE, missing).unwrap();
+        assert!(!late.timed_out() && count >= times, "said {what:?} {count} times, not {times}");
+    }
+
     /// The first whole line that has, or will have, `what` in it, behind the first `after` bytes of output.
     pub fn line(&self, what: &str, after: usize) -> String {
         let mut said = self.output.said.lock().unwrap();
@@ -109,6 +120,21 @@ impl Process {
 impl Daemon {
     /// Starts `forebay serve` with the configuration `config`, which names no address to listen on.
     pub fn start(config: &str) -> Self {
+        Self::start_by(config, command)
+    }
+
+    /// The same under a limit of the shell's `ulimit`, such as `-n 64`.
+    pub fn start_limited(limit: &str, config: &str) -> Self {
+        Self::start_by(config, |directory| {
+            let mut limited = Command::new("sh");
+            let script = format!("ulimit {limit} && exec \"$0\" serve -c \"$1\"");
+            limited.args(["-c", &script, env!("CARGO_BIN_EXE_forebay")]).arg(file(directory)).current_dir(directory);
+            limited.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            limited
+        })
+    }
+
+    fn start_by(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), config).unwrap();
         let mut command = command(directory.path());
@@ -180,6 +206,11 @@ impl Daemon {
     /// Waits for a line of the log that says `what`.
     pub fn until_logged(&self, what: &str) -> String {
         self.process.line(what, 0)
+    }
+
+    /// Waits until the log has said `what` so many times.
+    pub fn until_logged_times(&self, what: &str, times: usize) {
+        self.process.times(what, times);
     }
 
     /// How much it has said so far, and a line behind that.
@@ -305,6 +336,13 @@ impl Caller {
                 panic!("neither an answer nor an end within {PATIENCE:?}: {:?}", String::from_utf8_lossy(&self.buffer))
             }
             Err(_) => false,
+        }
+    }
+
+    /// Reads until `text` has come.
+    pub fn wait_for(&mut self, text: &str) {
+        while !String::from_utf8_lossy(&self.buffer).contains(text) {
+            assert!(self.more(), "the end instead of {text:?}: {:?}", String::from_utf8_lossy(&self.buffer));
         }
     }
 

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,33 +15,43 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Upstream {
     pub addr: SocketAddr,
     asked: Mutex<Receiver<Asked>>,
+    /// Connections that have ended, by number.
+    ended: Mutex<Receiver<usize>>,
 }
 
 /// One request, to be answered.
 pub struct Asked {
+    /// The number of the connection it came on.
+    pub connection: usize,
     /// The `authorization` header.
     pub key: String,
     pub body: String,
     to: TcpStream,
-    done: mpsc::Sender<()>,
 }
 
 impl Upstream {
     /// One whose requests the test takes one by one.
     pub fn held() -> Self {
         let (hand, asked) = mpsc::channel();
-        let addr = serve(move |request| drop(hand.send(request)));
-        Self { addr, asked: Mutex::new(asked) }
+        let (end, ended) = mpsc::channel();
+        let addr = serve(move |request| drop(hand.send(request)), move |connection| drop(end.send(connection)));
+        Self { addr, asked: Mutex::new(asked), ended: Mutex::new(ended) }
     }
 
     /// One that deals with each request by `answer`, on the connection's own thread.
     pub fn answering(answer: impl Fn(Asked) + Send + Sync + 'static) -> SocketAddr {
-        serve(answer)
+        serve(answer, |_| ())
     }
 
     /// The next request.
     pub fn next(&self) -> Asked {
         self.asked.lock().unwrap().recv_timeout(PATIENCE).expect("a request in time")
+    }
+
+    /// Waits until the daemon has ended this connection.
+    pub fn until_ended(&self, connection: usize) {
+        let ended = self.ended.lock().unwrap();
+        while ended.recv_timeout(PATIENCE).expect("an end in time") != connection {}
     }
 
     /// Whether no request waits to be taken.
@@ -50,21 +60,24 @@ impl Upstream {
     }
 }
 
-fn serve(answer: impl Fn(Asked) + Send + Sync + 'static) -> SocketAddr {
+fn serve(answer: impl Fn(Asked) + Send + Sync + 'static, ended: impl Fn(usize) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let answer = Arc::new(answer);
+    let script = Arc::new((answer, ended));
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let answer = Arc::clone(&answer);
-            std::thread::spawn(move || requests(stream, &*answer));
+        for (connection, stream) in listener.incoming().flatten().enumerate() {
+            let script = Arc::clone(&script);
+            std::thread::spawn(move || {
+                requests(connection, stream, &script.0);
+                script.1(connection);
+            });
         }
     });
     addr
 }
 
-/// Reads requests until the connection ends; the next one when the one before has been dealt with.
-fn requests(stream: TcpStream, answer: &(dyn Fn(Asked) + Send + Sync)) {
+/// Reads requests until the connection ends.
+fn requests(connection: usize, stream: TcpStream, answer: &(dyn Fn(Asked) + Send + Sync)) {
     stream.set_nodelay(true).unwrap();
     let mut from = BufReader::new(stream.try_clone().unwrap());
     loop {
@@ -88,9 +101,7 @@ fn requests(stream: TcpStream, answer: &(dyn Fn(Asked) + Send + Sync)) {
         if from.read_exact(&mut body).is_err() {
             return;
         }
-        let (done, dealt_with) = mpsc::channel();
-        answer(Asked { key, body: String::from_utf8(body).unwrap(), to: stream.try_clone().unwrap(), done });
-        let _ = dealt_with.recv();
+        answer(Asked { connection, key, body: String::from_utf8(body).unwrap(), to: stream.try_clone().unwrap() });
     }
 }
 
@@ -112,7 +123,6 @@ impl Asked {
             format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
         // A caller that has gone meanwhile is no error here.
         let _ = self.to.write_all(&[head.as_bytes(), body.as_bytes()].concat());
-        let _ = self.done.send(());
     }
 
     /// Begins a stream whose first words are `text`.
@@ -151,7 +161,11 @@ impl Stream {
         let last = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
         self.chunk(last);
         let _ = self.0.to.write_all(b"0\r\n\r\n");
-        let _ = self.0.done.send(());
+    }
+
+    /// Breaks it off.
+    pub fn cut(self) {
+        let _ = self.0.to.shutdown(Shutdown::Both);
     }
 
     fn chunk(&mut self, text: &str) -> bool {

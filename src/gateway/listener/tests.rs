@@ -22,7 +22,7 @@ where
     <F::Service as Service<Request>>::Future: 'static,
 {
     let listener = Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap();
-    let (handle, mut doorways) = GatewayHandle::new(listener, 1).unwrap();
+    let (handle, mut doorways) = GatewayHandle::new(listener, 1, usize::MAX).unwrap();
     let listener = handle.listener.try_clone().unwrap();
     actix_rt::spawn(accept(listener, application, doorways.remove(0)));
     handle
