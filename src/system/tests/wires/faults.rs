@@ -1,10 +1,9 @@
 //! What peers do to answers, and what callers must hear of it.
 
-use std::io;
-
+use super::fault::Then::{Close, Fin, GoOn, Hold, Reset};
+use super::fault::{Fault, LATER, NEVER, row};
 use super::own::{Own, chunk};
 use super::stage::OWN;
-use crate::pool::transport::tests::peer::Conn;
 
 pub(super) const CUT: &str = "502 the connection was cut before the answer was complete";
 pub(super) const BROKEN: &str = "200 own events, then: the connection was cut before the answer was complete";
@@ -20,102 +19,6 @@ const PACKED: &str = "502 the upstream's answer is compressed, though it was ask
 const UNSAID: &str = "400 the upstream's: the upstream answered 400, and what it said about it was lost on the way";
 const REFUSAL: &str = "HTTP/1.1 429 X\r\ncontent-length: 30\r\n\r\n{\"error\":{\"message\":\"slowly\"}}";
 const REFUSED: &str = "429 the upstream's: slowly";
-/// Not asked for in this form.
-pub(super) const NEVER: &str = "";
-
-/// In what a peer says: what comes before has arrived before what comes after is written.
-const LATER: &str = "\u{1f}";
-
-/// What a peer does when it has said what it says.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
-    /// Answers the next request as if nothing had been.
-    GoOn,
-    /// Closes as it should: over TLS with close_notify.
-    Close,
-    /// Just ends: a bare FIN.
-    Fin,
-    Reset,
-    /// Neither reads nor writes nor closes.
-    Hold,
-}
-use Then::*;
-
-/// A fault, and what it comes to.
-pub(super) struct Fault {
-    pub(super) name: &'static str,
-    says: fn(&Own) -> String,
-    then: Then,
-    /// One byte in each write, each record of TLS.
-    bytewise: bool,
-    /// Past TLS.
-    below: bool,
-    /// The request is large, and its body is left unread.
-    pub(super) is_early: bool,
-    /// What the caller of a whole answer hears, and the caller of a stream.
-    heard: [&'static str; 2],
-    heard_over_tls: [&'static str; 2],
-}
-
-fn row(name: &'static str, says: fn(&Own) -> String, then: Then, whole: &'static str, stream: &'static str) -> Fault {
-    let heard = [whole, stream];
-    Fault { name, says, then, bytewise: false, below: false, is_early: false, heard, heard_over_tls: heard }
-}
-
-impl Fault {
-    /// TLS tells what TCP cannot.
-    fn over_tls(self, whole: &'static str, stream: &'static str) -> Self {
-        Self { heard_over_tls: [whole, stream], ..self }
-    }
-
-    fn bytewise(self) -> Self {
-        Self { bytewise: true, ..self }
-    }
-
-    /// What is said after the first pause goes past TLS.
-    fn below(self) -> Self {
-        Self { below: true, ..self }
-    }
-
-    fn early(self) -> Self {
-        Self { is_early: true, ..self }
-    }
-
-    /// What must be heard.
-    pub(super) fn heard(&self, tls: bool, is_stream: bool) -> &'static str {
-        (if tls { self.heard_over_tls } else { self.heard })[usize::from(is_stream)]
-    }
-
-    /// Does it.
-    pub(super) fn befall(&self, conn: &mut Conn, own: &Own) -> io::Result<bool> {
-        for (n, piece) in (self.says)(own).split(LATER).enumerate() {
-            if n > 0 {
-                conn.pause();
-            }
-            if self.bytewise {
-                piece.bytes().try_for_each(|byte| conn.say([byte]))?;
-            } else if self.below && n > 0 {
-                conn.say_below(piece)?;
-            } else if !piece.is_empty() {
-                conn.say(piece)?;
-            }
-        }
-        match self.then {
-            GoOn => return Ok(true),
-            Close => conn.finish()?,
-            Fin => conn.fin()?,
-            Reset => conn.reset()?,
-            Hold => false,
-        };
-        if self.then == Hold {
-            conn.hold();
-        } else if self.then == Reset || self.is_early {
-            conn.pause(); // what was said arrives before the end of it
-        }
-        Ok(false)
-    }
-}
-
 /// All of them.
 pub(super) fn faults() -> Vec<Fault> {
     [interim(), cuts(), lengths(), chunks(), heads(), excess(), uploads()].into_iter().flatten().collect()

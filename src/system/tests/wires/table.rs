@@ -1,7 +1,8 @@
 //! Every fault in turn, over TCP and over TLS, on a fresh connection and on a kept one: what its caller hears, and what
 //! the next caller on the same pool does.
 
-use super::faults::{NEVER, faults};
+use super::fault::{Fault, NEVER};
+use super::faults::faults;
 use super::own::Own;
 use super::stage::{Ask, OWN, Stage};
 use crate::pool::transport::tests::peer::{Asked, Conn};
@@ -15,7 +16,7 @@ const CLOSE: &str = "close";
 
 /// Does what the request says shall be done: `17`, or `early-17` for what leaves the request's body unread.
 fn script(conn: &mut Conn, asked: &Asked) -> std::io::Result<bool> {
-    thread_local!(static FAULTS: Vec<super::faults::Fault> = faults());
+    thread_local!(static FAULTS: Vec<Fault> = faults());
     let own = Own::to(asked);
     let Some(fault) = &asked.fault else { return conn.say(own.sized()).map(|()| true) };
     if fault == CLOSE {
