@@ -85,14 +85,15 @@ impl Transport for Provider {
         let is_stream = body["stream"] == true;
         let turn = self.0.turns.fetch_add(1, Ordering::Relaxed);
         let panics = text.starts_with("panic");
-        if panics && turn % 6 == 0 {
+        let kind = turn % 6;
+        if panics && kind == 0 {
             std::panic::panic_any(PLANTED);
         }
         let provider = self.clone();
         Box::pin(async move {
             let mut watched = Watched(provider.clone(), false);
             provider.0.begun.notify_one();
-            if panics && turn % 6 == 2 {
+            if panics && kind == 2 {
                 tokio::task::yield_now().await;
                 std::panic::panic_any(PLANTED);
             }
@@ -107,7 +108,7 @@ impl Transport for Provider {
             let said = format!("{} {text}", provider.0.name);
             let mut response = if is_stream { Scripted::events(vec![]) } else { Scripted::json(200, "") };
             let pieces = if is_stream { events(&said) } else { vec![whole(&said)] };
-            let broken = panics && turn % 6 == 4;
+            let broken = panics && kind == 4;
             let ends = !text.starts_with("for ever");
             watched.1 = ends;
             response.body = body_of(pieces, broken, (!ends).then_some(watched));
