@@ -34,7 +34,7 @@ impl Upstream {
     pub fn held() -> Self {
         let (hand, asked) = mpsc::channel();
         let (end, ended) = mpsc::channel();
-        let addr = serve(move |request| drop(hand.send(request)), move |connection| drop(end.send(connection)));
+        let addr = serve(move |request| drop(hand.send(request)), move |connection| _ = end.send(connection));
         Self { addr, asked: Mutex::new(asked), ended: Mutex::new(ended) }
     }
 
