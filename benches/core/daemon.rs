@@ -57,9 +57,9 @@ impl Daemon {
         Self { child, addr, _directory: directory, upstream }
     }
 
-    /// `count` connections, each with a call that is in. When that is all that there is room for, one more is refused,
-    /// which proves it.
-    pub(crate) async fn fill(&self, count: usize) -> Vec<TcpStream> {
+    /// Its memory while `count` connections have a call each inside, which is all that there is room for: one more is
+    /// refused, which proves it. They have gone when it returns.
+    pub(crate) async fn fill(&self, count: usize) -> usize {
         let mut inside = Vec::with_capacity(count + 1);
         for _ in 0..=count {
             let mut connection = TcpStream::connect(self.addr).await.expect("a connection");
@@ -70,9 +70,12 @@ impl Daemon {
         let (first, refused, others) = futures_util::future::select_all(answers).await;
         drop(others);
         assert!(matches!(first, Ok(b'H')), "one more than there is room for is refused: {first:?}");
-        inside.swap_remove(refused);
+        drop(inside.swap_remove(refused));
         self.settled().await;
-        inside
+        let full = self.resident();
+        drop(inside);
+        self.settled().await;
+        full
     }
 
     /// `count` connections, each with a call, and gone again.
