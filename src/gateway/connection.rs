@@ -40,6 +40,9 @@ const TAKE_WINDOW: Duration = Duration::from_secs(60);
 /// slower than one such step in a window may be cut although it reads, one above 1.1 KiB/s never is.
 const TAKE_MIN_BYTES: usize = 15 * 1024;
 
+/// What is read in one turn. actix-http would read up to 128 KiB before it looks at any of it, on every connection.
+const TURN_BYTES: usize = 32 * 1024;
+
 /// What lies below a [`Connection`].
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Makes closing reset the connection from now on: what has not gone out is thrown away, and what has is not taken
@@ -113,6 +116,8 @@ pub(super) struct Connection<S: Socket> {
     taking: Option<Taking>,
     /// Wakes in time for whatever is due next; not set anew when that moves further away.
     alarm: Option<Alarm>,
+    /// What has been read in this turn.
+    read: usize,
     /// Whether our half was closed in order.
     is_shut: bool,
 }
@@ -148,7 +153,7 @@ struct Alarm {
 impl<S: Socket> Connection<S> {
     pub(super) fn new(socket: S) -> Self {
         let exchange = Rc::default();
-        Self { socket, exchange, begun: 0, owed: None, taking: None, alarm: None, is_shut: false }
+        Self { socket, exchange, begun: 0, owed: None, taking: None, alarm: None, read: 0, is_shut: false }
     }
 
     /// The guard's end.
@@ -235,13 +240,23 @@ impl<S: Socket> Drop for Connection<S> {
 impl<S: Socket> AsyncRead for Connection<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.read >= TURN_BYTES {
+            this.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut this.socket).poll_read(cx, buffer) {
-            // Nothing read is the caller's end of file: actix closes in order then.
-            Poll::Pending => this.poll_end(cx),
+            Poll::Pending => {
+                this.read = 0;
+                // Nothing read is the caller's end of file: actix closes in order then.
+                this.poll_end(cx)
+            }
             ready => {
-                if buffer.filled().len() > before {
+                let more = buffer.filled().len() - before;
+                if more > 0 {
                     this.heard();
+                    this.read += more;
                 }
                 ready
             }
