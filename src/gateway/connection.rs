@@ -41,7 +41,7 @@ const TAKE_WINDOW: Duration = Duration::from_secs(60);
 const TAKE_MIN_BYTES: usize = 15 * 1024;
 
 /// What is read in one turn. actix-http would read up to 128 KiB before it looks at any of it, on every connection.
-const TURN_BYTES: usize = 32 * 1024;
+const TURN_BYTES: usize = 8 * 1024;
 
 /// What lies below a [`Connection`].
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {

@@ -6,6 +6,7 @@ mod faults;
 mod framing;
 mod head;
 mod memory;
+mod pieces;
 mod strict;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,8 @@ use crate::messages::{FailureKind, Headers, Sent, Upstream};
 
 pub use self::awc::http;
 pub use memory::{MemoryTransport, Scripted};
+#[cfg(feature = "gateway")]
+pub(crate) use pieces::{InPieces, PIECE_BYTES};
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
