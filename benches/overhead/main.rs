@@ -6,6 +6,8 @@
 //! it, so neither load nor upstream enters. Both take turns within each round, and ratios are taken within a round: the
 //! machine's moods then hit both. Nothing is asserted; the exit code is 0 whatever the figures.
 
+#[path = "../support/helper.rs"]
+mod helper;
 mod load;
 mod pass_through;
 mod processes;

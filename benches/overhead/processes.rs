@@ -1,41 +1,10 @@
 //! The processes of the comparison: started, told apart, and gone when this one is.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// A child that says where it listens. Killed when dropped.
-pub(crate) struct Helper {
-    child: Child,
-    pub(crate) addr: SocketAddr,
-}
-
-impl Helper {
-    /// This program again, as one of its other parts.
-    pub(crate) fn start(part: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(std::env::current_exe().expect("this program's path"));
-        command.arg(part).args(arguments);
-        Self::spawn(command)
-    }
-
-    fn spawn(mut command: Command) -> Self {
-        command.env_clear().stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("a child process");
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().expect("its stdout")).read_line(&mut line).expect("its first line");
-        let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
-        Self { child, addr: addr.unwrap_or_else(|| panic!("not the line of one that listens: {line:?}")) }
-    }
-}
-
-impl Drop for Helper {
-    fn drop(&mut self) {
-        // Gone already, at worst.
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
+pub(crate) use crate::helper::Helper;
 
 /// Says where a part listens, and ends it when whoever started it is gone.
 pub(crate) fn announce(addr: SocketAddr) {
@@ -56,26 +25,18 @@ pub(crate) struct Contender {
 impl Contender {
     /// `forebay serve`, in front of `upstream`.
     pub(crate) fn forebay(upstream: SocketAddr) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("bench.toml");
         let config = format!(
             r#"
-            [server]
-            listen = "127.0.0.1:0"
             [pool]
             threads = 1
-            [log]
-            level = "warn"
             [upstreams.up]
             base_url = "http://{upstream}/v1"
             api_keys = ["sk-bench-0000000001"]
             models = ["*"]
             "#
         );
-        std::fs::write(&file, config).expect("a configuration file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-        command.args(["serve", "-c"]).arg(&file).current_dir(directory.path());
-        Self { helper: Helper::spawn(command), _directory: Some(directory) }
+        let (helper, directory) = Helper::forebay(&config);
+        Self { helper, _directory: Some(directory) }
     }
 
     /// The pass-through, in front of `upstream`.
@@ -89,7 +50,7 @@ impl Contender {
 
     /// The CPU time that all its threads have used, user and system.
     pub(crate) fn cpu(&self) -> Duration {
-        cpu_of(self.helper.child.id())
+        cpu_of(self.helper.id())
     }
 }
 

@@ -46,6 +46,9 @@ const TAKE_WINDOW: Duration = Duration::from_secs(60);
 /// slower than one such step in a window may be cut although it reads, one above 1.1 KiB/s never is.
 const TAKE_MIN_BYTES: usize = 15 * 1024;
 
+/// What is read in one turn. actix-http would read up to 128 KiB before it looks at any of it, on every connection.
+const TURN_BYTES: usize = 8 * 1024;
+
 /// What lies below a [`Connection`].
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
     /// Makes closing reset the connection from now on: what has not gone out is thrown away, and what has is not taken
@@ -124,6 +127,8 @@ pub(super) struct Connection<S: Socket> {
     taking: Option<Taking>,
     /// Wakes in time for whatever is due next; not set anew when that moves further away.
     alarm: Option<Alarm>,
+    /// What has been read in this turn.
+    read: usize,
     /// Whether our half was closed in order.
     is_shut: bool,
     last: Last,
@@ -182,6 +187,7 @@ impl<S: Socket> Connection<S> {
             owed: None,
             taking: None,
             alarm: None,
+            read: 0,
             is_shut: false,
             last: Last::Read,
             next: Box::pin(until(stage.clone(), Stage::Closing)),
@@ -296,17 +302,27 @@ impl<S: Socket> Drop for Connection<S> {
 impl<S: Socket> AsyncRead for Connection<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.read >= TURN_BYTES {
+            this.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut this.socket).poll_read(cx, buffer) {
-            // Nothing read is the caller's end of file: actix closes in order then.
-            Poll::Pending => match this.poll_end(cx) {
-                Poll::Pending => this.poll_over(cx).map(Ok),
-                end => end,
-            },
+            Poll::Pending => {
+                this.read = 0;
+                match this.poll_end(cx) {
+                    Poll::Pending => this.poll_over(cx).map(Ok),
+                    // Nothing read is the caller's end of file: actix closes in order then.
+                    end => end,
+                }
+            }
             ready => {
                 this.last = Last::Read;
-                if buffer.filled().len() > before {
+                let more = buffer.filled().len() - before;
+                if more > 0 {
                     this.heard();
+                    this.read += more;
                 }
                 ready
             }

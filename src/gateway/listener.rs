@@ -277,11 +277,12 @@ impl Doorway {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    if std::mem::take(&mut failing) {
-                        telemetry::gateway::accept_recovered(self.seat);
-                    }
                     if let Ok(Goes::Here(stream, place)) = self.places.find(self.index, stream, peer) {
                         self.begin(service, stream, peer, place).await;
+                    }
+                    if failing && !self.places.are_full() {
+                        failing = false;
+                        telemetry::gateway::accept_recovered(self.seat);
                     }
                 }
                 Err(error) if concerns_one_connection(&error) => {}

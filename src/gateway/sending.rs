@@ -1,7 +1,6 @@
 //! How an answer goes out: in pieces where it is large, without chunks where the caller knows none, and known to the
 //! connection until it has been given.
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,10 +11,7 @@ use actix_web::http::{ConnectionType, Version};
 use bytes::Bytes;
 
 use super::connection::Answering;
-
-/// A larger answer is given in pieces of this size. actix copies what it is given before it writes, so that in one piece
-/// an answer would be held twice.
-const PIECE_BYTES: usize = 64 * 1024;
+use crate::pool::transport::{InPieces, PIECE_BYTES};
 
 /// Prepares `response` for a caller that speaks `version`. `answering` is held until all of it has been given.
 pub(super) fn seen_off(
@@ -64,23 +60,6 @@ impl MessageBody for Attended {
             answering.complete();
         }
         Poll::Ready(piece)
-    }
-}
-
-/// What is left of a large body.
-struct InPieces(Bytes);
-
-impl MessageBody for InPieces {
-    type Error = Infallible;
-
-    fn size(&self) -> BodySize {
-        BodySize::Sized(self.0.len() as u64)
-    }
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
-        let rest = &mut self.get_mut().0;
-        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
-        Poll::Ready((!piece.is_empty()).then_some(Ok(piece)))
     }
 }
 

@@ -23,6 +23,7 @@ use http::header::{
 
 use super::dial::Dial;
 use super::faults::{incomplete, unanswered};
+use super::pieces::InPieces;
 use super::tls::Trust;
 use super::trace::{Exchange, scope};
 use super::{HttpRequest, HttpResponse, LocalFuture, Transport, TransportError, TransportFactory};
@@ -188,7 +189,7 @@ impl Transport for AwcTransport {
         Box::pin(async move {
             let (post, body, tls) = prepared?;
             let exchange = Rc::new(Exchange::default());
-            let answer = match scope(exchange.clone(), post.send_body(body)).await {
+            let answer = match scope(exchange.clone(), post.send_body(InPieces(body))).await {
                 Ok(answer) => answer,
                 Err(error) => return Err(unanswered(error, &exchange)),
             };

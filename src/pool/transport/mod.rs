@@ -7,6 +7,7 @@ mod framing;
 mod handshake;
 mod head;
 mod memory;
+mod pieces;
 mod strict;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -26,6 +27,8 @@ use crate::messages::{FailureKind, Headers, Sent, Upstream};
 
 pub use self::awc::http;
 pub use memory::{MemoryTransport, Scripted};
+#[cfg(feature = "gateway")]
+pub(crate) use pieces::{InPieces, PIECE_BYTES};
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
