@@ -34,11 +34,6 @@ pub(crate) fn run(configuration: &Configuration) -> ExitCode {
     for warning in &config.warnings {
         telemetry::gateway::config_warning(warning);
     }
-    match raise_descriptors() {
-        Ok(Some((before, now))) => telemetry::gateway::descriptors(before, now),
-        Ok(None) => {}
-        Err(error) => telemetry::gateway::descriptors_not_raised(&error),
-    }
     let listen = config.server.listen;
     let listener = match Gateway::bind(listen) {
         Ok(listener) => listener,
@@ -47,6 +42,11 @@ pub(crate) fn run(configuration: &Configuration) -> ExitCode {
             return refuse(EXIT_CANNOT_START, &[format!("cannot listen on {listen}: {error}; {fix}")]);
         }
     };
+    match raise_descriptors() {
+        Ok(Some((before, now))) => telemetry::gateway::descriptors(before, now),
+        Ok(None) => {}
+        Err(error) => telemetry::gateway::descriptors_not_raised(&error),
+    }
     match actix_rt::System::new().block_on(serve(config, listener, files)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => refuse(EXIT_CANNOT_START, &[problem]),
