@@ -25,6 +25,8 @@ const MAX_BODY: usize = 256 * 1024;
 enum Meets {
     /// A row of the error table.
     Row(u16, &'static str),
+    /// The same, and the connection's end behind it.
+    Shut(u16, &'static str),
     /// HTTP itself refuses: this status, no more said, and the connection's end.
     Http(u16),
     /// The connection's end without a word: there is nobody, or nothing, to answer.
@@ -32,7 +34,7 @@ enum Meets {
     /// Odd, but good: served without a word to the upstream.
     Served(u16),
 }
-use Meets::{Http, Row, Served};
+use Meets::{Http, Row, Served, Shut};
 
 /// How the request is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,6 +322,73 @@ fn framing(table: &mut Table) {
         format!("GET /v1/models HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{hidden}", hidden.len()),
         Served(200),
     );
+    // What looks like a call behind broken framing is none, and neither is what a laxer reader would find in the head.
+    let shut = Shut(400, "invalid_request");
+    for (name, chunk) in [
+        ("a chunk size with a sign", format!("+{length:x}\r\n{body}\r\n")),
+        ("a chunk size behind a space", format!(" {length:x}\r\n{body}\r\n")),
+        ("a chunk size with an underscore", format!("{length:x}_0\r\n{body}\r\n")),
+        ("a chunk size in two words", format!("{length:x} 0\r\n{body}\r\n")),
+        ("a chunk size that ends with a bare LF", format!("{length:x}\n{body}\r\n")),
+        ("a chunk size that ends with a bare CR", format!("{length:x}\r{body}\r\n")),
+        ("a chunk extension with a bare LF", format!("{length:x};a=\n{body}\r\n")),
+        ("a chunk that ends with a bare LF", format!("{length:x}\r\n{body}\n")),
+        ("a chunk that ends without a line's end", format!("{length:x}\r\n{body}")),
+        ("a chunk size with a NUL", format!("{length:x}\0\r\n{body}\r\n")),
+        ("a chunk size that wraps round 64 bits", format!("1{length:016x}\r\n{body}\r\n")),
+    ] {
+        let rest = format!("{chunk}0\r\n\r\n{hidden}");
+        table.raw(name, framed("transfer-encoding: chunked", &rest), shut);
+    }
+    for lines in [
+        "transfer-encoding: chunked;q=1",
+        "transfer-encoding: \"chunked\"",
+        "transfer-encoding: chunked,",
+        "transfer-encoding: , chunked",
+        "transfer-encoding: chunked\u{a0}",
+        "transfer-encoding: identity",
+        "transfer-encoding:",
+        "transfer-encoding : chunked",
+        " transfer-encoding: chunked",
+        "x-a: b\r\n\ttransfer-encoding: chunked",
+        "x-a: b\rtransfer-encoding: chunked",
+        &format!("transfer-encoding: identity\r\n{length_line}"),
+        &format!("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n{length_line}"),
+    ] {
+        table.raw(
+            &format!("chunks and a call framed by {lines:?}"),
+            framed(lines, &format!("{chunked}{hidden}")),
+            Http(400),
+        );
+    }
+    for lines in [
+        format!("content-length: {length}\r\ncontent-length: 0{length}"),
+        format!("content-length: {length},"),
+        format!("content-length: {length};"),
+        format!("content-length: {length} 0"),
+        format!("content-length: {length}e0"),
+        format!("content-length: \u{ff11}{length}"),
+        format!("content-length: -{length}"),
+        format!("content-length:\r\n {length}"),
+    ] {
+        table.raw(
+            &format!("a call behind a body framed by {lines:?}"),
+            framed(&lines, &format!("{body}{hidden}")),
+            Http(400),
+        );
+    }
+    let old = |lines: &str| framed(lines, &format!("{chunked}{hidden}")).replacen("HTTP/1.1", "HTTP/1.0", 1);
+    table.raw("chunks and a call in HTTP/1.0", old("transfer-encoding: chunked\r\nconnection: keep-alive"), Http(400));
+    table.raw(
+        "chunks, a length and a call in HTTP/1.0",
+        old(&format!("{length_line}\r\ntransfer-encoding: chunked")),
+        Http(400),
+    );
+    // A bare LF ends a line, as RFC 9112 allows: the head is read as one, and what follows it is its body.
+    let bare = format!("POST /nowhere HTTP/1.1\nhost: a\ncontent-length: {}\n\n{hidden}", hidden.len());
+    table.raw("a head of bare LFs with a call in its body", bare, Row(404, "unknown_url"));
+    table.head(&["GET /healthz HTTP/1.1\nhost: a"], "", Served(200));
+    table.raw("lengths on lines of bare LF", framed(&format!("{length_line}\ncontent-length: 1"), &body), Http(400));
     let close = Way::ThenClose;
     table.sent("half a request line", close, "POST /v1/ch", Meets::End);
     table.sent("half a head", close, format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-le"), Meets::End);
@@ -394,7 +463,7 @@ fn keys(table: &mut Table) {
 fn judge(case: &Case, reply: &Reply, caller: &mut Caller) -> Result<(), String> {
     let fail = |what: &str| Err(what.to_owned());
     match case.meets {
-        Row(status, code) => {
+        Row(status, code) | Shut(status, code) => {
             if reply.status != status {
                 return fail("another status");
             }
@@ -437,6 +506,9 @@ fn judge(case: &Case, reply: &Reply, caller: &mut Caller) -> Result<(), String> 
             }
             if status == 401 && reply.header("www-authenticate").is_none() {
                 return fail("no `www-authenticate`");
+            }
+            if matches!(case.meets, Shut(..)) && !caller.is_over() {
+                return fail("the connection goes on");
             }
             Ok(())
         }

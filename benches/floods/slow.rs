@@ -1,10 +1,12 @@
 //! 400 slow connections of each kind. Beside them the p99 of normal calls at most doubles, and all are cut in time.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::Bounds;
@@ -59,10 +61,12 @@ pub(crate) async fn run(bounds: &mut Bounds) {
     for (label, kind, within) in KINDS {
         let alone = p99(&mut normal).await;
         let mut slow = JoinSet::new();
+        let all_there = Arc::new(Barrier::new(SLOW + 1));
         let start = Instant::now();
         for _ in 0..SLOW {
-            slow.spawn(be_slow(daemon.addr, kind, start));
+            slow.spawn(be_slow(daemon.addr, kind, start, Arc::clone(&all_there)));
         }
+        all_there.wait().await;
         let beside = p99(&mut normal).await;
         let cut_meanwhile = slow.try_join_next().is_some();
         let mut cut: Vec<Duration> = Vec::new();
@@ -129,8 +133,8 @@ fn request(model: &str, more: &str) -> Vec<u8> {
         .into_bytes()
 }
 
-/// Is slow until it is cut; how long after `start` that was.
-async fn be_slow(to: SocketAddr, kind: Kind, start: Instant) -> Duration {
+/// Is slow, from when all others are there, until it is cut; how long after `start` that was.
+async fn be_slow(to: SocketAddr, kind: Kind, start: Instant, all_there: Arc<Barrier>) -> Duration {
     let socket = TcpSocket::new_v4().expect("a socket");
     // A caller that reads nothing needs no room.
     socket.set_recv_buffer_size(8 << 10).expect("a small buffer");
@@ -151,10 +155,14 @@ async fn be_slow(to: SocketAddr, kind: Kind, start: Instant) -> Duration {
     };
     connection.write_all(&begin).await.expect("the request is taken");
     if matches!(kind, Kind::Reading { .. }) {
+        // Its answer has come, and all that it will ever take lies in its socket.
+        connection.readable().await.expect("an answer");
+        all_there.wait().await;
         // Bytes that wait to be read do not show, the reset does.
         connection.ready(Interest::ERROR).await.expect("a socket");
         return start.elapsed();
     }
+    all_there.wait().await;
     let (mut reading, mut writing) = connection.split();
     let dribble = async {
         let mut tick = tokio::time::interval(Duration::from_secs(1));

@@ -6,9 +6,9 @@ use std::io;
 /// Kept from callers when there are enough: an upstream's connections, and what the process has open besides.
 const KEPT_FROM_CALLERS: usize = 1024;
 
-/// What Apple's kernel takes for the highest limit, although it says that there is none.
+/// The highest limit taken where there is none: some kernels say so and refuse more.
 #[cfg(unix)]
-const APPLE_CEILING: u64 = 10_240;
+const CEILING: u64 = 10_240;
 
 /// Raises the process's limit as far as it may go: what it was, and what it is now. `None` where there is no limit.
 ///
@@ -19,8 +19,7 @@ pub(crate) fn raise() -> io::Result<Option<(u64, u64)>> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     let Some(current) = limit.current else { return Ok(None) };
-    let maximum = limit.maximum.unwrap_or(u64::MAX);
-    let wanted = if cfg!(target_vendor = "apple") { maximum.min(APPLE_CEILING) } else { maximum }.max(current);
+    let wanted = limit.maximum.unwrap_or(CEILING).max(current);
     if wanted > current {
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum })?;
     }
