@@ -181,6 +181,55 @@ fn a_thread_that_is_blocked_is_replaced_and_its_calls_are_tried_again() {
     a_thread_meets(Fate::Blocks);
 }
 
+/// Tells that all of a seat is gone, when it is dropped with the seat's transport.
+struct Last(std::sync::mpsc::Sender<()>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let _ = self.0.send(()); // heard or not, this is the end
+    }
+}
+
+#[test]
+fn slots_that_a_blocked_thread_starts_when_it_is_free_again_cost_no_other_its_place() {
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (last, gone) = std::sync::mpsc::channel();
+    let doomed = Mutex::new(Some((blocked, Last(last))));
+    // Answers nobody before all are there: each needs a slot of its own.
+    let barrier = Arc::new(tokio::sync::Barrier::new(40));
+    let open = move || {
+        let first = std::thread::current().name() == Some("forebay-0");
+        // The other thread is blocked before its seat is there; what is said to it waits in its mailbox.
+        let last = if first { None } else { doomed.lock().unwrap().take() };
+        let last = last.map(|(blocked, last)| (blocked.recv().is_ok(), last));
+        let barrier = Arc::clone(&barrier);
+        MemoryTransport::new(move |_| {
+            let (_, barrier) = (&last, Arc::clone(&barrier));
+            async move {
+                barrier.wait().await;
+                Ok(Scripted::json(200, good("ok")))
+            }
+        })
+    };
+    let text = "[pool]\nthreads = 2\nthread_timeout = \"300ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]\nlimits = { max_concurrent = 40 }";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        let crowd = async || {
+            let outcomes = join_all((0..40).map(|_| forebay.call(chat("hello")))).await;
+            assert!(outcomes.iter().flatten().all(|answer| answer.meta.attempts == 1), "{outcomes:?}");
+            assert_eq!(outcomes.iter().flatten().count(), 40);
+        };
+        crowd().await;
+        drop(release);
+        gone.recv().expect("the blocked seat says its last");
+        crowd().await;
+        assert_eq!(forebay.health().await.expect("it answers").slots, 40);
+        forebay.shutdown(s(5.0)).await;
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(60.0), test).await.expect("no slot is lost") });
+}
+
 #[test]
 fn a_transport_that_cannot_be_made_ends_the_system_loudly_and_not_in_a_hot_loop() {
     in_virtual_time(async {

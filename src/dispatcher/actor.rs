@@ -240,7 +240,9 @@ impl Handler<SlotUp> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, up: SlotUp, ctx: &mut Context<Self>) {
-        self.slots.insert(up.slot.index, (up.run, up.abort));
+        if !self.board.slots.is_outlived(up.slot) {
+            self.slots.insert(up.slot.index, (up.run, up.abort));
+        }
         self.with_board(ctx, |board, now| board.slot_up(up.slot, up.seat, now));
     }
 }
