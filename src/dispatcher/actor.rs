@@ -100,6 +100,8 @@ impl Dispatcher {
     ) -> Self {
         #[cfg(test)]
         super::check::fresh();
+        // A reload that the one before did not live to hear of.
+        admission.reconfigure(&config);
         Self {
             board: Switchboard::new(config, dice, &legacy, clock::now()),
             admission,
