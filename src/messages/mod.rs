@@ -19,7 +19,7 @@ mod slot;
 mod stream;
 mod watch;
 
-pub use account::{Account, AccountId, Secret, Timeouts, Upstream, UpstreamKind};
+pub use account::{Account, AccountId, Authorities, Secret, Timeouts, Upstream, UpstreamKind};
 pub(crate) use attempt::{Abort, AttemptEnd, Attempted, Opened, RunAttempt};
 pub use body::{Body, UsageAsk};
 pub(crate) use control::{AskHealth, Drain, EndAll, Stop};
