@@ -181,6 +181,57 @@ fn a_thread_that_is_blocked_is_replaced_and_its_calls_are_tried_again() {
     a_thread_meets(Fate::Blocks);
 }
 
+#[test]
+fn a_stream_whose_thread_is_blocked_ends_with_an_error_when_the_thread_is_replaced() {
+    const WORD: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let open = move || {
+        let (wait, blocked) = (wait.clone(), Arc::clone(&blocked));
+        let first = std::thread::current().name() == Some("forebay-0");
+        MemoryTransport::new(move |_| {
+            let (mut wait, blocked) = (wait.clone(), Arc::clone(&blocked));
+            async move {
+                let mut response = Scripted::events(vec![]);
+                let rest = futures_util::stream::once(async move {
+                    wait.wait_for(|open| *open).await.expect("the test holds the other end");
+                    // Until the test is over, as far as anyone can tell.
+                    let _ = !first && blocked.lock().unwrap().recv().is_ok();
+                    Ok(Bytes::from_static(b"data: [DONE]\n\n"))
+                });
+                response.body =
+                    Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(WORD.as_bytes()))]).chain(rest));
+                Ok(response)
+            }
+        })
+    };
+    let text = "[pool]\nthreads = 2\nthread_timeout = \"300ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        let streams = join_all((0..8).map(|_| forebay.stream(streamed("hello")))).await;
+        go_on.send_replace(true);
+        let ends = join_all(streams.into_iter().map(|stream| async {
+            let mut events = stream.expect("it has opened");
+            assert!(events.next().await.expect("an event").expect("the word").data.contains("hi"));
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => assert_eq!(event.data, "[DONE]"),
+                    Err(error) => return Some(error.code()),
+                }
+            }
+            None
+        }));
+        let ends = ends.await;
+        assert!(ends.contains(&None) && ends.contains(&Some("worker_crashed")), "{ends:?}");
+        assert!(ends.iter().all(|end| end.is_none_or(|code| code == "worker_crashed")), "{ends:?}");
+        drop(release);
+        forebay.shutdown(s(5.0)).await;
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(20.0), test).await.expect("no stream hangs") });
+}
+
 /// Tells that all of a seat is gone, when it is dropped with the seat's transport.
 struct Last(std::sync::mpsc::Sender<()>);
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::budget::Permit;
-use crate::messages::{Account, AttemptId, SeatId, SlotId};
+use crate::messages::{Account, AttemptId, SeatId, SlotId, Tether};
 
 /// What a slot is busy with.
 #[derive(Debug)]
@@ -13,8 +13,8 @@ pub(crate) struct Busy {
     pub(crate) lane: usize,
     pub(crate) account: Arc<Account>,
     pub(crate) permit: Permit,
-    /// Its stream has gone to the caller: the call is out of the ledger.
-    pub(crate) streaming: bool,
+    /// Its stream has gone to the caller, and ends with this at the latest: the call is out of the ledger.
+    pub(crate) stream: Option<Tether>,
 }
 
 #[derive(Debug)]
@@ -149,7 +149,7 @@ impl Slots {
     /// Attempts whose stream has gone to the caller.
     pub(crate) fn streaming(&self) -> Vec<(SlotId, AttemptId)> {
         let open = |(index, slot): (&u32, &Slot)| {
-            let busy = slot.busy.as_ref().filter(|busy| busy.streaming)?;
+            let busy = slot.busy.as_ref().filter(|busy| busy.stream.is_some())?;
             Some((SlotId { index: *index, generation: slot.generation }, busy.id))
         };
         self.slots.iter().filter_map(open).collect()

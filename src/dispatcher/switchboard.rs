@@ -262,7 +262,7 @@ impl Switchboard {
                 let id = AttemptId { call: entry.id, number: entry.attempts };
                 // Still on its slot: nobody waits for it any more. The slot and its permit come back when the actor says so,
                 // so that an upstream never sees more at once than it may.
-                if self.slots.busy_with(slot, id).is_some_and(|busy| !busy.streaming) {
+                if self.slots.busy_with(slot, id).is_some_and(|busy| busy.stream.is_none()) {
                     self.orders.push(Order::Abort(Abort { slot, id, told: None }));
                 }
             }

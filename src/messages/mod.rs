@@ -34,5 +34,5 @@ pub(crate) use redact::Redactor;
 pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub use stream::StreamBody;
-pub(crate) use stream::{StreamSender, stream};
+pub(crate) use stream::{StreamSender, Tether, stream};
 pub(crate) use watch::{DeathWatch, Part, PartGone};
