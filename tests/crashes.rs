@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use forebay::{AnswerBody, Config, Forebay, clock};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, streamed};
+use tokio::sync::mpsc::error::TryRecvError;
 
 /// A scene that crashes the request actor before it has sent anything.
 fn crash() -> Scene {
@@ -230,6 +233,43 @@ fn a_stream_whose_thread_is_blocked_ends_with_an_error_when_the_thread_is_replac
         forebay.shutdown(s(5.0)).await;
     };
     actix_rt::System::new().block_on(async { tokio::time::timeout(s(20.0), test).await.expect("no stream hangs") });
+}
+
+thread_local! {
+    /// Dropped with its thread.
+    static WITH_THREAD: Cell<Option<tokio::sync::mpsc::UnboundedSender<()>>> = const { Cell::new(None) };
+}
+
+#[test]
+fn a_thread_that_took_the_place_of_another_ends_with_the_pool() {
+    let (alive, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let (alive, was_there) = (Mutex::new(Some(alive)), AtomicBool::new(false));
+    let open = move || {
+        let first = std::thread::current().name() == Some("forebay-0");
+        let is_original = !first && !was_there.swap(true, Ordering::SeqCst);
+        if !first && !is_original {
+            WITH_THREAD.set(alive.lock().unwrap().take());
+        }
+        MemoryTransport::new(move |_| async move {
+            if is_original {
+                actix_rt::Arbiter::current().stop();
+            }
+            Ok(Scripted::json(200, good("ok")))
+        })
+    };
+    let text = "[pool]\nthreads = 2\n[retry]\nbase_delay = \"1ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        for _ in 0..20 {
+            let outcomes = join_all((0..8).map(|_| forebay.call(chat("hello")))).await;
+            assert!(outcomes.iter().all(Result::is_ok));
+        }
+        assert!(ended.try_recv().is_err_and(|error| error == TryRecvError::Empty), "it works");
+        forebay.shutdown(s(5.0)).await;
+        assert_eq!(ended.recv().await, None);
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(20.0), test).await.expect("the thread ends") });
 }
 
 /// Tells that all of a seat is gone, when it is dropped with the seat's transport.
