@@ -72,9 +72,9 @@ pub mod simulator;
 pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
-    Account, AccountId, Answer, AnswerBody, Body, BudgetView, Call, CallId, Cancel, Endpoint, Error, ErrorKind,
-    Failure, FailureKind, Headers, Health, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint, Secret, Sent,
-    StreamBody, Timeouts, Upstream, UpstreamKind, Usage, UsageAsk,
+    Account, AccountId, Answer, AnswerBody, Authorities, Body, BudgetView, Call, CallId, Cancel, Endpoint, Error,
+    ErrorKind, Failure, FailureKind, Headers, Health, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint,
+    Secret, Sent, StreamBody, Timeouts, Upstream, UpstreamKind, Usage, UsageAsk,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

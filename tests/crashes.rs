@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -12,6 +14,7 @@ use forebay::{AnswerBody, Config, Forebay, clock};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, streamed};
+use tokio::sync::mpsc::error::TryRecvError;
 
 /// A scene that crashes the request actor before it has sent anything.
 fn crash() -> Scene {
@@ -179,6 +182,143 @@ fn a_thread_that_ends_is_replaced_and_its_calls_are_tried_again() {
 #[test]
 fn a_thread_that_is_blocked_is_replaced_and_its_calls_are_tried_again() {
     a_thread_meets(Fate::Blocks);
+}
+
+#[test]
+fn a_stream_whose_thread_is_blocked_ends_with_an_error_when_the_thread_is_replaced() {
+    const WORD: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"hi\"}}]}\n\n";
+    let (go_on, wait) = tokio::sync::watch::channel(false);
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let blocked = Arc::new(Mutex::new(blocked));
+    let open = move || {
+        let (wait, blocked) = (wait.clone(), Arc::clone(&blocked));
+        let first = std::thread::current().name() == Some("forebay-0");
+        MemoryTransport::new(move |_| {
+            let (mut wait, blocked) = (wait.clone(), Arc::clone(&blocked));
+            async move {
+                let mut response = Scripted::events(vec![]);
+                let rest = futures_util::stream::once(async move {
+                    wait.wait_for(|open| *open).await.expect("the test holds the other end");
+                    // Until the test is over, as far as anyone can tell.
+                    let _ = !first && blocked.lock().unwrap().recv().is_ok();
+                    Ok(Bytes::from_static(b"data: [DONE]\n\n"))
+                });
+                response.body =
+                    Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(WORD.as_bytes()))]).chain(rest));
+                Ok(response)
+            }
+        })
+    };
+    let text = "[pool]\nthreads = 2\nthread_timeout = \"300ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        let streams = join_all((0..8).map(|_| forebay.stream(streamed("hello")))).await;
+        go_on.send_replace(true);
+        let ends = join_all(streams.into_iter().map(|stream| async {
+            let mut events = stream.expect("it has opened");
+            assert!(events.next().await.expect("an event").expect("the word").data.contains("hi"));
+            while let Some(event) = events.next().await {
+                match event {
+                    Ok(event) => assert_eq!(event.data, "[DONE]"),
+                    Err(error) => return Some(error.code()),
+                }
+            }
+            None
+        }));
+        let ends = ends.await;
+        assert!(ends.contains(&None) && ends.contains(&Some("worker_crashed")), "{ends:?}");
+        assert!(ends.iter().all(|end| end.is_none_or(|code| code == "worker_crashed")), "{ends:?}");
+        drop(release);
+        forebay.shutdown(s(5.0)).await;
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(20.0), test).await.expect("no stream hangs") });
+}
+
+thread_local! {
+    /// Dropped with its thread.
+    static WITH_THREAD: Cell<Option<tokio::sync::mpsc::UnboundedSender<()>>> = const { Cell::new(None) };
+}
+
+#[test]
+fn a_thread_that_took_the_place_of_another_ends_with_the_pool() {
+    let (alive, mut ended) = tokio::sync::mpsc::unbounded_channel();
+    let (alive, was_there) = (Mutex::new(Some(alive)), AtomicBool::new(false));
+    let open = move || {
+        let first = std::thread::current().name() == Some("forebay-0");
+        let is_original = !first && !was_there.swap(true, Ordering::SeqCst);
+        if !first && !is_original {
+            WITH_THREAD.set(alive.lock().unwrap().take());
+        }
+        MemoryTransport::new(move |_| async move {
+            if is_original {
+                actix_rt::Arbiter::current().stop();
+            }
+            Ok(Scripted::json(200, good("ok")))
+        })
+    };
+    let text = "[pool]\nthreads = 2\n[retry]\nbase_delay = \"1ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        for _ in 0..20 {
+            let outcomes = join_all((0..8).map(|_| forebay.call(chat("hello")))).await;
+            assert!(outcomes.iter().all(Result::is_ok));
+        }
+        assert!(ended.try_recv().is_err_and(|error| error == TryRecvError::Empty), "it works");
+        forebay.shutdown(s(5.0)).await;
+        assert_eq!(ended.recv().await, None);
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(20.0), test).await.expect("the thread ends") });
+}
+
+/// Tells that all of a seat is gone, when it is dropped with the seat's transport.
+struct Last(std::sync::mpsc::Sender<()>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let _ = self.0.send(()); // heard or not, this is the end
+    }
+}
+
+#[test]
+fn slots_that_a_blocked_thread_starts_when_it_is_free_again_cost_no_other_its_place() {
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (last, gone) = std::sync::mpsc::channel();
+    let doomed = Mutex::new(Some((blocked, Last(last))));
+    // Answers nobody before all are there: each needs a slot of its own.
+    let barrier = Arc::new(tokio::sync::Barrier::new(40));
+    let open = move || {
+        let first = std::thread::current().name() == Some("forebay-0");
+        // The other thread is blocked before its seat is there; what is said to it waits in its mailbox.
+        let last = if first { None } else { doomed.lock().unwrap().take() };
+        let last = last.map(|(blocked, last)| (blocked.recv().is_ok(), last));
+        let barrier = Arc::clone(&barrier);
+        MemoryTransport::new(move |_| {
+            let (_, barrier) = (&last, Arc::clone(&barrier));
+            async move {
+                barrier.wait().await;
+                Ok(Scripted::json(200, good("ok")))
+            }
+        })
+    };
+    let text = "[pool]\nthreads = 2\nthread_timeout = \"300ms\"\n\
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]\nlimits = { max_concurrent = 40 }";
+    let test = async {
+        let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
+        let crowd = async || {
+            let outcomes = join_all((0..40).map(|_| forebay.call(chat("hello")))).await;
+            assert!(outcomes.iter().flatten().all(|answer| answer.meta.attempts == 1), "{outcomes:?}");
+            assert_eq!(outcomes.iter().flatten().count(), 40);
+        };
+        crowd().await;
+        drop(release);
+        gone.recv().expect("the blocked seat says its last");
+        crowd().await;
+        assert_eq!(forebay.health().await.expect("it answers").slots, 40);
+        forebay.shutdown(s(5.0)).await;
+    };
+    actix_rt::System::new().block_on(async { tokio::time::timeout(s(60.0), test).await.expect("no slot is lost") });
 }
 
 #[test]

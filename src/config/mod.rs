@@ -29,7 +29,6 @@ use crate::messages::{Account, Secret, Upstream};
 
 pub use check::{Problem, Problems};
 pub use load::Sources;
-pub(crate) use trust::authorities;
 pub use units::{parse_duration, parse_size};
 
 /// Where a call may go: an upstream's name, and that upstream's name for the model.

@@ -6,11 +6,13 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-/// The certificates in the PEM file at `path`, each fit to verify others by.
+use crate::messages::Authorities;
+
+/// The authorities in the PEM file at `path`. It is read here and never again before the next configuration.
 ///
 /// # Errors
 /// What is wrong with the file and what to do, as the end of a sentence that begins with its key.
-pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn authorities(path: &Path) -> Result<Authorities, String> {
     let text = std::fs::read(path).map_err(|error| {
         format!("cannot be read ({error}); correct the path (a relative one starts at the working directory)")
     })?;
@@ -26,7 +28,7 @@ pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, S
     if found.is_empty() {
         return Err("holds no certificate; name a PEM file with BEGIN CERTIFICATE in it".into());
     }
-    Ok(found)
+    Ok(Authorities::new(found))
 }
 
 #[cfg(test)]

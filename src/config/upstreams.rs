@@ -44,7 +44,7 @@ fn upstream(name: &str, section: &mut Section<'_>, retries: Retry) -> UpstreamSe
         timeouts,
         max_answer: section.get("max_answer", values::size).unwrap_or_default(),
         ask_usage: section.get("ask_usage", values::any).unwrap_or_default(),
-        ca_file: section.get("ca_file", values::ca_file),
+        authorities: section.get("ca_file", values::ca_file).unwrap_or_default(),
         headers: section.table("headers", headers).unwrap_or_default(),
     });
     let limits = section.table("limits", limits).unwrap_or_default();

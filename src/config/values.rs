@@ -2,7 +2,7 @@
 //! wrong and how to put it right. None of them looks at another key.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::check::did_you_mean;
 use super::raw::{Quiet, Scalar};
 use super::trust;
 use super::units::{parse_duration, parse_size};
+use crate::messages::Authorities;
 
 /// Takes the value as it is.
 pub(super) fn any<T>(value: T) -> Result<T, String> {
@@ -236,9 +237,8 @@ pub(super) fn log_level(value: String) -> Result<String, String> {
 }
 
 /// A PEM file of authorities.
-pub(super) fn ca_file(value: String) -> Result<PathBuf, String> {
-    let path = PathBuf::from(value);
-    trust::authorities(&path).map(|_| path)
+pub(super) fn ca_file(value: String) -> Result<Authorities, String> {
+    trust::authorities(Path::new(&value))
 }
 
 /// A header that may be sent with every call.

@@ -100,6 +100,8 @@ impl Dispatcher {
     ) -> Self {
         #[cfg(test)]
         super::check::fresh();
+        // A reload that the one before did not live to hear of.
+        admission.reconfigure(&config);
         Self {
             board: Switchboard::new(config, dice, &legacy, clock::now()),
             admission,
@@ -240,7 +242,9 @@ impl Handler<SlotUp> for Dispatcher {
     type Result = ();
 
     fn handle(&mut self, up: SlotUp, ctx: &mut Context<Self>) {
-        self.slots.insert(up.slot.index, (up.run, up.abort));
+        if !self.board.slots.is_outlived(up.slot) {
+            self.slots.insert(up.slot.index, (up.run, up.abort));
+        }
         self.with_board(ctx, |board, now| board.slot_up(up.slot, up.seat, now));
     }
 }

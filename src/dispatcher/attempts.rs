@@ -190,7 +190,7 @@ impl Switchboard {
         }
         let id = AttemptId { call, number: entry.attempts };
         events::attempt_started(id, &account.id);
-        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, streaming: false });
+        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, stream: None });
         self.orders.push(Order::Run(RunAttempt {
             slot,
             id,
@@ -203,12 +203,12 @@ impl Switchboard {
 
     /// A stream has shown its first content: the caller gets it, and the call has had its end.
     pub(crate) fn opened(&mut self, opened: Opened, now: Instant) {
-        let Opened { slot, id, status, headers, events } = opened;
+        let Opened { slot, id, status, headers, mut events } = opened;
         let Some(busy) = self.slots.busy_with(slot, id) else { return };
         if !self.ledger.get(id.call).is_some_and(|entry| entry.is_at(id)) {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
-        busy.streaming = true;
+        busy.stream = Some(events.tether());
         let (lane, account) = (busy.lane, Arc::clone(&busy.account));
         self.answered(lane, &account, now);
         // A key that rested may be awake again.

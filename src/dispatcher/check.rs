@@ -132,7 +132,7 @@ impl Switchboard {
                     let id = AttemptId { call: entry.id, number: entry.attempts };
                     let busy = self.slots.slots.get(&slot.index).filter(|known| known.generation == slot.generation);
                     let busy = busy.and_then(|known| known.busy.as_ref()).filter(|busy| busy.id == id);
-                    ensure(busy.is_some_and(|busy| !busy.streaming && busy.lane == lane), || {
+                    ensure(busy.is_some_and(|busy| busy.stream.is_none() && busy.lane == lane), || {
                         format!("attempt {} of a call runs on a slot that knows nothing of it", id.number)
                     })?;
                 }
@@ -206,7 +206,7 @@ impl Switchboard {
                 continue;
             };
             let id = SlotId { index: *index, generation: slot.generation };
-            let before = if busy.streaming { None } else { running.insert(busy.id.call, id) };
+            let before = if busy.stream.is_some() { None } else { running.insert(busy.id.call, id) };
             // One that was called off may still be on its slot while the call is gone, but not while it runs elsewhere.
             let both = before.filter(|_| self.ledger.contains(busy.id.call));
             ensure(both.is_none(), || "a call runs on two slots".into())?;

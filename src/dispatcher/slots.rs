@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::budget::Permit;
-use crate::messages::{Account, AttemptId, SeatId, SlotId};
+use crate::messages::{Account, AttemptId, SeatId, SlotId, Tether};
 
 /// What a slot is busy with.
 #[derive(Debug)]
@@ -13,8 +13,8 @@ pub(crate) struct Busy {
     pub(crate) lane: usize,
     pub(crate) account: Arc<Account>,
     pub(crate) permit: Permit,
-    /// Its stream has gone to the caller: the call is out of the ledger.
-    pub(crate) streaming: bool,
+    /// Its stream has gone to the caller, and ends with this at the latest: the call is out of the ledger.
+    pub(crate) stream: Option<Tether>,
 }
 
 #[derive(Debug)]
@@ -46,10 +46,15 @@ impl Slots {
         self.idle.entry(seat).or_default().push(slot.index);
     }
 
-    /// The generation of the same slot that is known, when it is not the one `slot` is of.
+    /// Whether a later generation of the same slot is known.
+    pub(crate) fn is_outlived(&self, slot: SlotId) -> bool {
+        self.slots.get(&slot.index).is_some_and(|known| known.generation > slot.generation)
+    }
+
+    /// The earlier generation of the same slot that is known.
     pub(crate) fn before(&self, slot: SlotId) -> Option<SlotId> {
         let known = self.slots.get(&slot.index)?;
-        (known.generation != slot.generation).then_some(SlotId { generation: known.generation, ..slot })
+        (known.generation < slot.generation).then_some(SlotId { generation: known.generation, ..slot })
     }
 
     /// Whether there is anything to give back, now or later.
@@ -144,9 +149,41 @@ impl Slots {
     /// Attempts whose stream has gone to the caller.
     pub(crate) fn streaming(&self) -> Vec<(SlotId, AttemptId)> {
         let open = |(index, slot): (&u32, &Slot)| {
-            let busy = slot.busy.as_ref().filter(|busy| busy.streaming)?;
+            let busy = slot.busy.as_ref().filter(|busy| busy.stream.is_some())?;
             Some((SlotId { index: *index, generation: slot.generation }, busy.id))
         };
         self.slots.iter().filter_map(open).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::switchboard::Switchboard;
+    use super::super::{Admission, Legacy, Submit};
+    use super::*;
+    use crate::clock::{self, Dice};
+    use crate::config::Config;
+    use crate::messages::{CallId, Request};
+
+    #[test]
+    fn a_slot_that_comes_late_from_a_thread_that_was_blocked_does_not_end_its_successor() {
+        let text = "[upstreams.up]\nbase_url = \"http://u.test\"\nmodels = [\"m\"]";
+        let config = Arc::new(Config::from_toml(text).expect("a good configuration"));
+        let (admission, now) = (Admission::new(&config), clock::now());
+        let mut board = Switchboard::new(config, Dice::seeded(1), &Legacy::default(), now);
+        let (id, request) = (CallId::new(), Arc::new(Request::chat("m", ["hello"])));
+        let admitted = admission.admit(1).expect("there is room");
+        let (reply, _outcome) = tokio::sync::oneshot::channel();
+        board.accept(Submit { id, request, admitted, seat: None, reply }, now);
+        let [early, late] = [0, 1].map(|generation| SlotId { index: 0, generation });
+        board.slot_up(late, SeatId(1), now);
+        board.take_orders(now);
+        let attempt = AttemptId { call: id, number: 1 };
+        assert!(board.slots.busy_with(late, attempt).is_some(), "it runs");
+        board.slot_up(early, SeatId(1), now);
+        board.slot_gone(early, now);
+        board.take_orders(now);
+        assert!(board.slots.busy_with(late, attempt).is_some(), "it still does");
+        assert_eq!(board.slots.len(), 1);
     }
 }

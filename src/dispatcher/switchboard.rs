@@ -262,7 +262,7 @@ impl Switchboard {
                 let id = AttemptId { call: entry.id, number: entry.attempts };
                 // Still on its slot: nobody waits for it any more. The slot and its permit come back when the actor says so,
                 // so that an upstream never sees more at once than it may.
-                if self.slots.busy_with(slot, id).is_some_and(|busy| !busy.streaming) {
+                if self.slots.busy_with(slot, id).is_some_and(|busy| busy.stream.is_none()) {
                     self.orders.push(Order::Abort(Abort { slot, id, told: None }));
                 }
             }
@@ -284,8 +284,12 @@ impl Switchboard {
     }
 
     /// A slot takes attempts from now on. That its generation before has died may still be on its way here, from another
-    /// thread, or never come from one that is blocked.
+    /// thread, or never come from one that is blocked. Such a thread says what it had to say when it is free again: that
+    /// is nobody's slot any more, and about to die.
     pub(crate) fn slot_up(&mut self, slot: SlotId, seat: SeatId, now: Instant) {
+        if self.slots.is_outlived(slot) {
+            return;
+        }
         if let Some(before) = self.slots.before(slot) {
             self.slot_gone(before, now);
         }

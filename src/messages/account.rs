@@ -1,9 +1,10 @@
 //! Where an attempt goes: a provider's endpoint and one of its keys.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
 
 use super::Headers;
 
@@ -61,6 +62,29 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
+/// Authorities by which an upstream's certificate may be verified: what its `ca_file` held when the configuration was
+/// read. Equal when their certificates are.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Authorities(Arc<[CertificateDer<'static>]>);
+
+impl Authorities {
+    /// Those of `certificates`, each fit to verify others by.
+    pub(crate) fn new(certificates: Vec<CertificateDer<'static>>) -> Self {
+        Self(certificates.into())
+    }
+
+    /// Their certificates.
+    pub(crate) fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Authorities({})", self.0.len())
+    }
+}
+
 /// A provider's endpoint: everything about it that a single attempt needs.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -77,8 +101,8 @@ pub struct Upstream {
     pub max_answer: usize,
     /// Whether streamed chats are asked for their usage.
     pub ask_usage: bool,
-    /// A PEM file of authorities trusted besides the system's.
-    pub ca_file: Option<PathBuf>,
+    /// Trusted besides the system's authorities.
+    pub authorities: Authorities,
     /// Sent with every call.
     pub headers: Headers,
 }

@@ -19,7 +19,7 @@ mod slot;
 mod stream;
 mod watch;
 
-pub use account::{Account, AccountId, Secret, Timeouts, Upstream, UpstreamKind};
+pub use account::{Account, AccountId, Authorities, Secret, Timeouts, Upstream, UpstreamKind};
 pub(crate) use attempt::{Abort, AttemptEnd, Attempted, Opened, RunAttempt};
 pub use body::{Body, UsageAsk};
 pub(crate) use control::{AskHealth, Drain, EndAll, Stop};
@@ -34,5 +34,5 @@ pub(crate) use redact::Redactor;
 pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub use stream::StreamBody;
-pub(crate) use stream::{StreamSender, stream};
+pub(crate) use stream::{StreamSender, Tether, stream};
 pub(crate) use watch::{DeathWatch, Part, PartGone};

@@ -28,10 +28,21 @@ pub(super) struct SeatLines {
 
 struct Place {
     arbiter: ArbiterHandle,
+    /// Whether the thread took the place of another: then nobody else lives on it.
+    is_stand_in: bool,
     seat: Addr<Seat>,
     generation: u32,
     streak: Streak,
     missed: u32,
+}
+
+impl Place {
+    /// Ends a thread that is of no use any more.
+    fn end_stand_in(&self) {
+        if self.is_stand_in {
+            self.arbiter.stop();
+        }
+    }
 }
 
 /// All seats, in the order of their numbers. The first is on the thread of the dispatcher and of the supervisor itself.
@@ -51,7 +62,8 @@ impl Seats {
             let incarnation = Incarnation { seat: SeatId(seats.places.len() as u16), generation: 0 };
             let seat = seats.start(arbiter, incarnation);
             let streak = Streak::new(clock::now());
-            seats.places.push(Place { arbiter: arbiter.clone(), seat, generation: 0, streak, missed: 0 });
+            let arbiter = arbiter.clone();
+            seats.places.push(Place { arbiter, is_stand_in: false, seat, generation: 0, streak, missed: 0 });
         }
         seats
     }
@@ -95,16 +107,18 @@ impl Seats {
     /// When no thread can be started.
     pub(super) fn replace(&mut self, old: Incarnation, is_blocked: bool, now: Instant) -> io::Result<bool> {
         let Some(place) = self.current(old) else { return Ok(false) };
-        let arbiter = match place.arbiter.alive() && !is_blocked {
-            true => place.arbiter.clone(),
-            // The handle of the one before is dropped: a blocked thread ends with the system, if it is ever free again.
-            false => Arbiter::try_new()?.handle(),
-        };
+        let is_same = place.arbiter.alive() && !is_blocked;
+        let arbiter = if is_same { place.arbiter.clone() } else { Arbiter::try_new()?.handle() };
         let fresh = Incarnation { generation: old.generation + 1, ..old };
         let seat = self.start(&arbiter, fresh);
         let place = &mut self.places[usize::from(old.seat.0)];
         // Heard when the thread is free again; what it then has to say is of an earlier generation.
         place.seat.do_send(Stop);
+        if !is_same {
+            // A blocked one ends when it is ever free again.
+            place.end_stand_in();
+            place.is_stand_in = true;
+        }
         place.streak.started(now);
         (place.arbiter, place.seat, place.generation, place.missed) = (arbiter, seat, fresh.generation, 0);
         Ok(true)
@@ -151,5 +165,12 @@ impl Seats {
         Seat: Handler<M>,
     {
         self.places.iter().for_each(|place| place.seat.do_send(message.clone()));
+    }
+}
+
+impl Drop for Seats {
+    /// However the pool ends: another finds the threads that were there from the start.
+    fn drop(&mut self) {
+        self.places.iter().for_each(Place::end_stand_in);
     }
 }

@@ -118,7 +118,10 @@ impl Supervisor {
             }
             Err(error) => {
                 events::no_thread(&error);
-                ctx.notify_later(SeatDue(old), SEATS_WINDOW / 10);
+                // One that is blocked is found again at the next beat.
+                if !is_blocked {
+                    ctx.notify_later(SeatDue(old), SEATS_WINDOW / 10);
+                }
             }
         }
     }

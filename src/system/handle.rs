@@ -144,6 +144,8 @@ impl Forebay {
     /// Drains: new calls get `draining`, accepted ones go on for at most `within`, then end with `draining`, streams with
     /// an error. Resolves when all is over. Dropping the future leaves the system draining.
     pub async fn shutdown(&self, within: Duration) {
+        // Before it is asked who the dispatcher is: one that follows it knows.
+        self.0.shared.draining.store(true, Ordering::Relaxed);
         let dispatcher = self.dispatcher();
         let (done, drained) = oneshot::channel();
         dispatcher.do_send(Drain { done });

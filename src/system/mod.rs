@@ -1,8 +1,6 @@
 //! The composition root: starts the actors, hands out the handle, ends it all in order.
 
 mod events;
-#[cfg(test)]
-mod floods;
 mod handle;
 mod root;
 mod start;

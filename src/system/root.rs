@@ -12,12 +12,12 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix::prelude::*;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
-use crate::messages::{DeathWatch, Error, Part, PartGone, Stop};
+use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::pool::{Lines, Supervisor};
 use crate::telemetry::events;
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     /// Request actors crash faster than the pool bears.
     pub(super) unready: Arc<AtomicBool>,
+    /// It is being shut down: no dispatcher takes new calls, not one that follows a crash either.
+    pub(super) draining: AtomicBool,
     /// It was shut down: calls that find nobody are late, not unlucky.
     pub(super) stopped: AtomicBool,
 }
@@ -126,6 +128,10 @@ impl Root {
             watch.over(Part::Dispatcher),
         )
         .start();
+        if self.shared.draining.load(Ordering::Relaxed) {
+            // Whoever waits for the end waits for the end of the one before.
+            dispatcher.do_send(Drain { done: oneshot::channel().0 });
+        }
         let to = dispatcher.clone();
         let (arbiters, factory, unready) = (&self.arbiters, &self.factory, Arc::clone(&self.shared.unready));
         let supervisor = Supervisor::create(|ctx| {

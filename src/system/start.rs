@@ -66,6 +66,7 @@ impl Builder {
             config: RwLock::new(config),
             actors: RwLock::new(None),
             unready: Arc::default(),
+            draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
         let (failed, failure) = watch::channel(false);

@@ -1,6 +1,7 @@
 //! The dispatcher crashes: every caller has one end, a fresh dispatcher serves the next call, no cap is forgotten. Below:
-//! a storm of crashing request actors, and every fault of a wire.
+//! floods of the mailbox, a storm of crashing request actors, and every fault of a wire.
 
+mod floods;
 mod storm;
 mod wires;
 
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use crate::clock::{self, Instant};
 use crate::dispatcher::CrashIn;
-use crate::messages::{AnswerBody, Request};
+use crate::messages::{AnswerBody, CallId, Cancel, Request};
 use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport, Scripted};
 use crate::{Config, Forebay};
 
@@ -59,11 +60,14 @@ fn prompt_of(request: &HttpRequest) -> String {
     body["messages"][0]["content"].as_str().unwrap().to_owned()
 }
 
+/// One upstream with these `limits`, and what else is in the file.
+fn config(limits: &str, more: &str) -> Config {
+    let upstream = "[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]";
+    Config::from_toml(&format!("[pool]\nthreads = 0\n{upstream}\nlimits = {{ {limits} }}\n{more}")).unwrap()
+}
+
 /// A system whose upstream echoes prompts, and the times of its attempts.
 pub(super) async fn system(limits: &str) -> (Forebay, Times) {
-    let text = format!(
-        "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]\nlimits = {{ {limits} }}"
-    );
     let times = Times::default();
     let log = Arc::clone(&times);
     let open = move || {
@@ -76,7 +80,7 @@ pub(super) async fn system(limits: &str) -> (Forebay, Times) {
             }
         })
     };
-    let forebay = Forebay::builder(Config::from_toml(&text).unwrap()).transport(open).seed(1).start().await.unwrap();
+    let forebay = Forebay::builder(config(limits, "")).transport(open).seed(1).start().await.unwrap();
     (forebay, times)
 }
 
@@ -206,6 +210,38 @@ fn slots_of_no_use_are_given_back_and_come_again_and_no_call_is_lost() {
             }
             assert_eq!(slots().await, 10);
         }
+    });
+}
+
+#[test]
+fn a_dispatcher_that_follows_a_crash_in_the_midst_of_a_shutdown_goes_on_draining() {
+    in_virtual_time(async {
+        let (forebay, _) = system("max_concurrent = 8").await;
+        let mut shutdown = Box::pin(forebay.shutdown(Duration::from_secs(60)));
+        let call = forebay.call(chat("x"));
+        assert!(futures_util::FutureExt::now_or_never(&mut shutdown).is_none());
+        drop((shutdown, call));
+        forebay.dispatcher().do_send(CrashIn(1));
+        forebay.call(chat("the last straw")).await.unwrap_err();
+        assert_eq!(forebay.call(chat("x")).await.unwrap_err().code(), "draining");
+        assert!(forebay.health().await.unwrap().is_draining);
+        forebay.shutdown(Duration::from_secs(60)).await;
+    });
+}
+
+#[test]
+fn a_reload_that_a_crash_of_the_dispatcher_swallows_is_in_force_all_the_same() {
+    in_virtual_time(async {
+        let (forebay, _) = system("max_concurrent = 8").await;
+        let dispatcher = forebay.dispatcher();
+        dispatcher.do_send(CrashIn(1));
+        dispatcher.do_send(Cancel(CallId::new())); // it crashes here
+        forebay.reconfigure(config("max_concurrent = 8", "[queue]\nmax_bytes = \"1KiB\""));
+        while dispatcher.connected() {
+            tokio::task::yield_now().await;
+        }
+        let error = forebay.call(chat(&"x".repeat(2_000))).await.unwrap_err();
+        assert_eq!(error.code(), "overloaded");
     });
 }
 

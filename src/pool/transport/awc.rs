@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -28,7 +27,7 @@ use super::tls::Trust;
 use super::trace::{Exchange, scope};
 use super::{HttpRequest, HttpResponse, LocalFuture, Transport, TransportError, TransportFactory};
 use crate::clock::{self, Instant};
-use crate::messages::{FailureKind, Headers, Sent, Upstream};
+use crate::messages::{Authorities, FailureKind, Headers, Sent, Upstream};
 
 const AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 
@@ -72,7 +71,7 @@ struct Entry {
     /// awc sees only plain connections, so one pool must not hold both sorts.
     tls: bool,
     connect: Duration,
-    ca_file: Option<PathBuf>,
+    authorities: Authorities,
     made: Instant,
     client: Client,
 }
@@ -84,7 +83,7 @@ impl Entry {
 
     /// Whether it dials as the configuration has it now: a reload may have changed that.
     fn is_current(&self, upstream: &Upstream) -> bool {
-        self.connect == upstream.timeouts.connect && self.ca_file == upstream.ca_file
+        self.connect == upstream.timeouts.connect && self.authorities == upstream.authorities
     }
 }
 
@@ -104,24 +103,19 @@ impl AwcTransport {
         {
             return Ok(clients[at].client.clone());
         }
-        let config = match tls {
-            // What cannot be read now would verify nothing: no more use in trying again than with a wrong certificate.
-            true => Some(
-                self.trust
-                    .config(upstream.ca_file.as_deref())
-                    .map_err(|detail| TransportError::new(FailureKind::Certificate, Sent::No, detail))
-                    .map_err(|error| {
-                        error.with_message("this upstream's ca_file cannot be used: forebay check says why")
-                    })?,
-            ),
-            false => None,
-        };
+        let config =
+            match tls {
+                true => Some(self.trust.config(&upstream.authorities).map_err(|error| {
+                    TransportError::new(FailureKind::Unreachable, Sent::No, format!("TLS: {error}"))
+                })?),
+                false => None,
+            };
         let client = client(Dial { tls: config, limit: upstream.timeouts.connect });
         let entry = Entry {
             upstream: upstream.name.clone(),
             tls,
             connect: upstream.timeouts.connect,
-            ca_file: upstream.ca_file.clone(),
+            authorities: upstream.authorities.clone(),
             made: now,
             client: client.clone(),
         };

@@ -200,6 +200,9 @@ impl<T: Carrier> Strict<T> {
     /// Reads on behind the head while the upload stands still, until nothing more comes of it.
     fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let State::Body(framing) = &mut self.state {
+            if framing.lost() {
+                break; // an answer that failed needs no more of its request
+            }
             if self.held.len() > AHEAD {
                 return Poll::Pending;
             }

@@ -123,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::messages::{AccountId, Secret, Timeouts, UpstreamKind};
+    use crate::messages::{AccountId, Authorities, Secret, Timeouts, UpstreamKind};
 
     fn account(headers: &[(&'static str, &'static str)]) -> Account {
         let second = Duration::from_secs(1);
@@ -134,7 +134,7 @@ mod tests {
             timeouts: Timeouts { connect: second, first_byte: second, answer: second, idle: second },
             max_answer: 1 << 20,
             ask_usage: true,
-            ca_file: None,
+            authorities: Authorities::default(),
             headers: headers
                 .iter()
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))

@@ -15,7 +15,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 
 use super::super::{HttpRequest, HttpResponse, Transport, TransportError, http};
 use super::peer::Peer;
-use crate::messages::{CallId, Headers, Timeouts, Upstream, UpstreamKind};
+use crate::messages::{Authorities, CallId, Headers, Timeouts, Upstream, UpstreamKind};
 
 /// Runs `test` as a thread of the pool would, and never longer than anything here may take.
 pub(crate) fn run<F: Future>(test: F) -> F::Output {
@@ -48,6 +48,11 @@ impl Authority {
 
     pub(crate) fn file(&self) -> PathBuf {
         self.file.path().to_owned()
+    }
+
+    /// What reading that file comes to.
+    pub(crate) fn trust(&self) -> Authorities {
+        Authorities::new(vec![self.der.clone()])
     }
 
     /// A server's configuration with a certificate for `names`.
@@ -90,7 +95,7 @@ pub(crate) fn trusted() -> Arc<ServerConfig> {
 }
 
 /// An upstream named `name`.
-pub(crate) fn upstream(name: &str, connect: Duration, ca_file: Option<PathBuf>) -> Arc<Upstream> {
+pub(crate) fn upstream(name: &str, connect: Duration, authorities: Authorities) -> Arc<Upstream> {
     let day = Duration::from_secs(86_400);
     Arc::new(Upstream {
         name: name.into(),
@@ -99,7 +104,7 @@ pub(crate) fn upstream(name: &str, connect: Duration, ca_file: Option<PathBuf>) 
         timeouts: Timeouts { connect, first_byte: day, answer: day, idle: day },
         max_answer: 1 << 30,
         ask_usage: false,
-        ca_file,
+        authorities,
         headers: Headers::new(),
     })
 }
@@ -126,7 +131,7 @@ impl Rig {
 
     /// A transport for what `base` leads to, trusting our authority.
     pub(crate) fn at(base: String) -> Self {
-        Self { transport: http()(), upstream: upstream("peer", Duration::from_secs(20), Some(OURS.file())), base }
+        Self { transport: http()(), upstream: upstream("peer", Duration::from_secs(20), OURS.trust()), base }
     }
 
     pub(crate) fn request(&self, path: &str, body: impl Into<Bytes>) -> HttpRequest {

@@ -302,6 +302,20 @@ fn what_only_looks_like_chunks_fails_at_once() {
 }
 
 #[test]
+fn what_only_looks_like_chunks_fails_at_once_beside_an_upload_that_stands_still() {
+    let answer = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\nabc";
+    for at in 0..=answer.len() {
+        let mut rig = Rig::new(128);
+        assert!(matches!(rig.write(&[b'x'; 200]), Poll::Ready(Ok(128))));
+        rig.say(&answer[..at]);
+        let _ = rig.write(&[b'x'; 72]);
+        rig.say(&answer[at..]);
+        assert!(matches!(rig.write(&[b'x'; 72]), Poll::Ready(Ok(72))), "split at {at}");
+        assert!(rig.listen_error().contains("chunks"));
+    }
+}
+
+#[test]
 fn an_answer_before_a_failed_write_is_read() {
     for answer in [ANSWER, "HTTP/1.1 429 Slow down\r\ncontent-length: 0\r\n\r\n"] {
         let mut rig = Rig::asked();

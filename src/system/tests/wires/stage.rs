@@ -115,7 +115,8 @@ pub(super) async fn system(base: &str, keys: &str) -> Forebay {
     Forebay::start(config(base, keys)).await.unwrap()
 }
 
-fn config(base: &str, keys: &str) -> Config {
+/// What such a system is told.
+pub(super) fn config(base: &str, keys: &str) -> Config {
     let trust = format!("ca_file = {:?}", OURS.file());
     let trust = if base.starts_with("https") && !keys.contains("ca_file") { trust.as_str() } else { "" };
     let upstream = format!("[upstreams.up]\nbase_url = \"{base}/v1\"\nmodels = [\"m\"]");

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustls::ServerConfig;
 
 use super::own::Own;
-use super::stage::{Ask, OWN, judged, system};
+use super::stage::{Ask, OWN, config, judged, system};
 use crate::Config;
 use crate::pool::transport::tests::peer::Peer;
 use crate::pool::transport::tests::rig::{Authority, OURS, run, trusted};
@@ -125,9 +125,35 @@ fn a_peer_is_trusted_where_its_authority_is_named_and_only_there() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::copy(OURS.file(), file.path()).unwrap();
         let forebay = system(&format!("https://{}", peer.address), &format!("ca_file = {:?}", file.path())).await;
-        file.close().unwrap(); // between the start and the first call
-        let heard = judged(forebay.call(Ask::whole("", "word").request()).await, "word");
-        assert_eq!(heard, "502 this upstream's ca_file cannot be used: forebay check says why");
+        file.close().unwrap(); // it was read at the start
+        assert_eq!(judged(forebay.call(Ask::whole("", "word").request()).await, "word"), OWN);
+    });
+}
+
+#[test]
+fn a_ca_file_that_holds_something_else_at_a_reload_is_what_new_connections_verify_by() {
+    let (peer, seen) = peer(trusted());
+    let stranger = Authority::new("stranger");
+    run(async {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::copy(OURS.file(), file.path()).unwrap();
+        let (base, keys) = (format!("https://{}", peer.address), format!("ca_file = {:?}", file.path()));
+        let forebay = system(&base, &keys).await;
+        let heard = async || judged(forebay.call(Ask::whole("", "word").request()).await, "word");
+        assert_eq!(heard().await, OWN);
+        forebay.reconfigure(config(&base, &keys));
+        assert_eq!(heard().await, OWN);
+        assert_eq!(peer.connections(), 1, "a reload that changes nothing costs no connection");
+
+        std::fs::copy(stranger.file(), file.path()).unwrap();
+        assert_eq!(heard().await, OWN, "nothing was reloaded");
+        forebay.reconfigure(config(&base, &keys));
+        assert!(heard().await.contains("signed by nobody trusted here"));
+        assert_eq!(seen.load(Ordering::SeqCst), 3);
+
+        std::fs::copy(OURS.file(), file.path()).unwrap();
+        forebay.reconfigure(config(&base, &keys));
+        assert_eq!(heard().await, OWN);
     });
 }
 

@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::task::spawn_local;
 
-use super::tests::{chat, in_virtual_time, system};
+use super::{chat, in_virtual_time, system};
 use crate::Forebay;
 use crate::dispatcher::{CrashIn, MESSAGES_PER_TURN, check};
 use crate::messages::{CallId, Cancel};
