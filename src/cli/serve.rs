@@ -123,23 +123,13 @@ async fn serve(config: Config, listener: TcpListener, files: &[PathBuf], signals
 
 /// Does what signals ask for, until one of them or a failure is the end.
 async fn live(forebay: Forebay, gateway: GatewayHandle, files: &[PathBuf], mut signals: Signals) -> Result<(), String> {
-    let begun = forebay.config();
-    loop {
-        tokio::select! {
-            biased;
-            signal = signals.next() => match signal {
-                Signal::Stop => break,
-                Signal::Reload => tokio::select! {
-                    biased;
-                    () = signals.stop() => break,
-                    config = loaded(files) => reload(&forebay, config, &begun),
-                },
-            },
-            () = forebay.failed() => {
-                // Its calls have their error: it is still to be written.
-                gateway.close(clock::now()).await;
-                return Err("the system keeps crashing, or its first thread has ended; see the log".to_owned());
-            }
+    tokio::select! {
+        biased;
+        () = stopped(&forebay, files, &mut signals) => {}
+        () = forebay.failed() => {
+            // Its calls have their error: it is still to be written.
+            gateway.close(clock::now()).await;
+            return Err("the system keeps crashing, or its first thread has ended; see the log".to_owned());
         }
     }
     tokio::select! {
@@ -149,6 +139,18 @@ async fn live(forebay: Forebay, gateway: GatewayHandle, files: &[PathBuf], mut s
             std::process::exit(i32::from(EXIT_INTERRUPTED))
         }
         () = end(&forebay, gateway) => Ok(()),
+    }
+}
+
+/// Resolves when a signal asks to stop; reloads whenever one asks for that.
+async fn stopped(forebay: &Forebay, files: &[PathBuf], signals: &mut Signals) {
+    let begun = forebay.config();
+    while signals.next().await == Signal::Reload {
+        tokio::select! {
+            biased;
+            () = signals.stop() => return,
+            config = loaded(files) => reload(forebay, config, &begun),
+        }
     }
 }
 
@@ -282,6 +284,31 @@ mod tests {
         assert!(forebay.arbiters()[0].spawn_fn(|| actix_rt::System::current().stop()));
         let problem = live(forebay, gateway, &[], Signals::new().unwrap()).await.unwrap_err();
         assert!(problem.contains("its first thread has ended"), "{problem}");
+    }
+
+    #[cfg(unix)]
+    #[actix_web::test]
+    async fn a_failure_is_noticed_while_a_file_to_reload_hangs() {
+        use std::process::{Command, id};
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("forebay.toml");
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        let text = "[pool]\nthreads = 1\n[upstreams.up]\nbase_url = \"http://up.test/v1\"\nmodels = [\"m\"]";
+        let forebay = Forebay::start(Config::from_toml(text).unwrap()).await.unwrap();
+        let gateway = Gateway::serve(Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap(), &forebay).unwrap();
+        let (signals, files) = (Signals::new().unwrap(), [file.clone()]);
+        let lived = actix_rt::spawn({
+            let forebay = forebay.clone();
+            async move { live(forebay, gateway, &files, signals).await }
+        });
+        assert!(Command::new("kill").args(["-HUP", &id().to_string()]).status().unwrap().success());
+        // Opens as soon as somebody reads, who then waits for what is never written.
+        let writer = tokio::task::spawn_blocking(|| std::fs::File::options().write(true).open(file));
+        let writer = writer.await.unwrap().unwrap();
+        assert!(forebay.arbiters()[0].spawn_fn(|| actix_rt::System::current().stop()));
+        let problem = lived.await.unwrap().unwrap_err();
+        assert!(problem.contains("its first thread has ended"), "{problem}");
+        drop(writer);
     }
 
     #[test]

@@ -36,7 +36,7 @@ const BACKLOG: i32 = 1024;
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// What the kernel keeps of an answer beyond what the caller has room for; left alone it takes megabytes for a caller that
-/// reads nothing.
+/// reads nothing..
 #[cfg(target_os = "linux")]
 const UNSENT_MAX_BYTES: u32 = 256 * 1024;
 
@@ -146,7 +146,8 @@ impl GatewayHandle {
         clock::until(clock::now() + SETTLE).await;
         stage.send_replace(Stage::Shut);
         drop(listener);
-        closed(&mut shut).await;
+        // A thread that is blocked would keep the others waiting for ever.
+        by(clock::now() + SETTLE, closed(&mut shut)).await;
         telemetry::gateway::door_shut();
         stage.send_replace(Stage::Closing);
         if by(clock::now() + LAST_REQUESTS, closed(&mut gone)).await {

@@ -1,5 +1,6 @@
 //! Which thread serves a connection: the one with the fewest. Whoever accepts it hands it over; that costs one wake-up
-//! in a connection's life, while a thread that got too many would cost every call on it.
+//! in a connection's life, while a thread that got too many would cost every call on it. A thread that does not take up
+//! what it is handed gets no more: it is blocked, and whoever waits for it waits in vain.
 
 use std::convert::Infallible;
 use std::io;
@@ -10,11 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+/// So many connections may be on their way to a thread. Enough for those that come while a thread wakes up; and what is
+/// lost with a thread that is blocked.
+const ON_THE_WAY_MAX: usize = 8;
+
 /// A connection on its way to the thread that will serve it.
 pub(super) struct Handed {
     stream: std::net::TcpStream,
     peer: SocketAddr,
     place: Place,
+    _on_the_way: OnTheWay,
 }
 
 impl Handed {
@@ -36,7 +42,9 @@ pub(super) struct Places {
 
 struct Thread {
     open: AtomicUsize,
-    /// Bounded by the number of file descriptors.
+    /// Of those: how many it has been handed and has not taken up.
+    on_the_way: AtomicUsize,
+    /// Bounded by [`ON_THE_WAY_MAX`] for each thread that hands over at the same moment.
     hand: mpsc::UnboundedSender<Handed>,
 }
 
@@ -49,6 +57,31 @@ pub(super) struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.threads[self.thread].open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Thread {
+    fn may_be_handed_more(&self) -> bool {
+        !self.hand.is_closed() && self.on_the_way.load(Ordering::Relaxed) < ON_THE_WAY_MAX
+    }
+}
+
+/// Counts one connection on its way to a thread, until dropped.
+struct OnTheWay {
+    places: Arc<Places>,
+    thread: usize,
+}
+
+impl OnTheWay {
+    fn to(places: &Arc<Places>, thread: usize) -> Self {
+        places.threads[thread].on_the_way.fetch_add(1, Ordering::Relaxed);
+        Self { places: Arc::clone(places), thread }
+    }
+}
+
+impl Drop for OnTheWay {
+    fn drop(&mut self) {
+        self.places.threads[self.thread].on_the_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -70,7 +103,7 @@ impl Places {
     ) -> (Arc<Self>, Vec<mpsc::UnboundedReceiver<Handed>>) {
         let open = || {
             let (hand, handed) = mpsc::unbounded_channel();
-            (Thread { open: AtomicUsize::new(0), hand }, handed)
+            (Thread { open: AtomicUsize::new(0), on_the_way: AtomicUsize::new(0), hand }, handed)
         };
         let (threads, handed) = std::iter::repeat_with(open).take(threads).unzip();
         (Arc::new(Self { threads, room, _alive: alive }), handed)
@@ -87,14 +120,19 @@ impl Places {
     /// When the connection cannot change threads; it is lost.
     pub(super) fn find(self: &Arc<Self>, here: usize, stream: TcpStream, peer: SocketAddr) -> io::Result<Goes> {
         let open = |thread: &Thread| thread.open.load(Ordering::Relaxed);
-        let fewest = self.threads.iter().enumerate().min_by_key(|(_, thread)| open(thread)).map_or(here, |(at, _)| at);
+        let threads = self.threads.iter().enumerate();
+        let fewest = threads
+            .filter(|(at, thread)| *at == here || thread.may_be_handed_more())
+            .min_by_key(|(_, thread)| open(thread))
+            .map_or(here, |(at, _)| at);
         if fewest == here {
             return Ok(Goes::Here(stream, self.take(here)));
         }
-        let handed = Handed { stream: stream.into_std()?, peer, place: self.take(fewest) };
+        let stream = stream.into_std()?;
+        let handed = Handed { stream, peer, place: self.take(fewest), _on_the_way: OnTheWay::to(self, fewest) };
         match self.threads[fewest].hand.send(handed) {
             Ok(()) => Ok(Goes::Away),
-            // That thread has ended: whoever accepts serves.
+            // That thread has ended just now: whoever accepts serves.
             Err(mpsc::error::SendError(back)) => Ok(Goes::Here(TcpStream::from_std(back.stream)?, self.take(here))),
         }
     }
@@ -154,5 +192,25 @@ mod tests {
             let (stream, peer) = connection().await;
             assert!(matches!(places.find(1, stream, peer).unwrap(), Goes::Here(..)));
         }
+    }
+
+    #[tokio::test]
+    async fn a_blocked_thread_is_handed_a_few_connections_and_more_when_it_has_taken_them_up() {
+        let (alive, _gone) = mpsc::channel(1);
+        let (places, mut handed) = Places::new(2, usize::MAX, alive);
+        let mut here = Vec::new();
+        for _ in 0..10 * ON_THE_WAY_MAX {
+            let (stream, peer) = connection().await;
+            if let Goes::Here(_, place) = places.find(1, stream, peer).unwrap() {
+                here.push(place);
+            }
+        }
+        assert_eq!(here.len(), 9 * ON_THE_WAY_MAX);
+        let taken_up = handed[0].recv().await.unwrap().take_up().unwrap();
+        for away in [true, false] {
+            let (stream, peer) = connection().await;
+            assert_eq!(matches!(places.find(1, stream, peer).unwrap(), Goes::Away), away);
+        }
+        drop(taken_up);
     }
 }

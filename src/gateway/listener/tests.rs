@@ -243,3 +243,16 @@ async fn newcomers_are_kept_out_while_those_who_have_come_are_heard() {
     accepted.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"here");
 }
+
+#[actix_web::test]
+async fn a_blocked_thread_does_not_keep_the_gateway_from_its_end() {
+    let listener = Gateway::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let (gateway, mut doorways) = GatewayHandle::new(listener, 2, usize::MAX).unwrap();
+    let listener = gateway.listener.try_clone().unwrap();
+    actix_rt::spawn(accept(listener, app(shared(config()).await), doorways.remove(0)));
+    let mut idle = TcpStream::connect(gateway.local_addr()).await.unwrap();
+    // The other thread has its doorway and does nothing with it.
+    assert!(by(clock::now() + Duration::from_secs(60), gateway.close(clock::now())).await);
+    assert_eq!(idle.read(&mut [0; 1]).await.unwrap(), 0);
+    drop(doorways);
+}
