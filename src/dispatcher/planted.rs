@@ -25,6 +25,7 @@ thread_local! {
 }
 
 /// Plants `bug` on this thread, or weeds it out.
+#[cfg(feature = "gateway")] // by the simulation alone
 pub(crate) fn set(bug: Option<Bug>) {
     PLANTED.set(bug);
     BEFORE.set(None);

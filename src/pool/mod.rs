@@ -18,6 +18,6 @@ pub mod transport;
 pub(crate) use request_actor::Lines;
 #[cfg(test)]
 pub(crate) use seat::KillSlot;
-#[cfg(test)]
+#[cfg(all(test, feature = "gateway"))] // the simulation alone
 pub(crate) use supervisor::KillSeat;
 pub(crate) use supervisor::Supervisor;

@@ -112,7 +112,7 @@ impl Forebay {
     }
 
     /// The pool's supervisor, to kill parts of it.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "gateway"))] // by the simulation alone
     pub(crate) fn supervisor(&self) -> Addr<crate::pool::Supervisor> {
         let actors = self.0.shared.actors.read().unwrap_or_else(PoisonError::into_inner);
         actors.as_ref().expect("together before there is a handle").supervisor.clone()
