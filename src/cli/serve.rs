@@ -158,8 +158,9 @@ async fn stopped(forebay: &Forebay, files: &[PathBuf], signals: &mut Signals) {
 async fn end(forebay: &Forebay, gateway: GatewayHandle) {
     let within = forebay.config().server.drain_timeout;
     let deadline = clock::after(clock::now(), within);
-    telemetry::gateway::draining(within);
     gateway.drain();
+    // Behind the fact: whoever reads it finds it so.
+    telemetry::gateway::draining(within);
     forebay.shutdown(within).await;
     telemetry::gateway::drained();
     gateway.close(deadline).await;
