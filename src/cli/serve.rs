@@ -128,6 +128,7 @@ async fn live(forebay: Forebay, gateway: GatewayHandle, files: &[PathBuf], mut s
         () = stopped(&forebay, files, &mut signals) => {}
         () = forebay.failed() => {
             // Its calls have their error: it is still to be written.
+            gateway.drain();
             gateway.close(clock::now()).await;
             return Err("the system keeps crashing, or its first thread has ended; see the log".to_owned());
         }

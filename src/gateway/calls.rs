@@ -8,7 +8,7 @@ use actix_web::http::header::{HeaderMap, HeaderName};
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use super::body::{self, Announced};
-use super::guard::Caller;
+use super::guard::{self, Caller};
 use super::{Shared, errors, headers, stream};
 use crate::config::parse_duration;
 use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
@@ -86,6 +86,7 @@ async fn read(
     let announced = Announced::read(from, max)?;
     let mut admitted = shared.forebay.admit(0)?;
     let bytes = body::read(payload, announced, max, |more| admitted.grow(more)).await?;
+    guard::read_whole(request);
     let mut call = Request::new(endpoint, bytes)?
         .with_headers(passed_on(from))
         .with_priority(priority)

@@ -9,6 +9,9 @@
 //! - Nothing is being answered and bytes have come: the head they begin must be there within [`HEAD_TIMEOUT`].
 //! - Nothing is being answered and nothing comes: the connection is closed after [`KEEP_ALIVE`]. Not by actix-http's timer,
 //!   which starts anew whenever the connection is polled.
+//! - A request has been read whole and is being answered: at most about [`AHEAD_MAX_BYTES`] of what comes behind it are read.
+//!   actix-http keeps itself busy for as long as its buffer is full of requests that it has no room for, and forgets what is
+//!   left there unless it is polled once more.
 //!
 //! While the gateway closes, a connection reads as ended as soon as nothing is under way on it and nothing more has come:
 //! actix-http then closes it in good order. actix-http has a signal of its own for that, but a request that has been read
@@ -42,12 +45,15 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// A caller for whom something waits to be written must take some of it within such a window.
 const TAKE_WINDOW: Duration = Duration::from_secs(60);
 
-/// 256 B/s over a window. What counts is what the kernel takes from us, and that goes in steps of up to 64 KiB: a caller
-/// slower than one such step in a window may be cut although it reads, one above 1.1 KiB/s never is.
+/// 256 B/s over a window. What counts is what the kernel takes from us, and that goes in steps of some 200 KiB (measured over
+/// loopback): a caller that reads less than such a step in a window, some 3.5 KiB/s, may be cut although it reads.
 const TAKE_MIN_BYTES: usize = 15 * 1024;
 
 /// What is read in one turn. actix-http would read up to 128 KiB before it looks at any of it, on every connection.
 const TURN_BYTES: usize = 8 * 1024;
+
+/// What a caller may send ahead while it is answered. The rest waits in the kernel.
+const AHEAD_MAX_BYTES: usize = 4 * 1024;
 
 /// What lies below a [`Connection`].
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
@@ -70,11 +76,13 @@ struct Exchange {
     begun: Cell<u64>,
     /// Whether one of them is being answered.
     answering: Cell<bool>,
+    /// Whether the last one has been read to its end.
+    whole: Cell<bool>,
     /// Whether the answer has no end but the connection's.
     unframed: Cell<bool>,
     /// Whether all of such an answer has been given.
     complete: Cell<bool>,
-    /// Woken when the answer has been given: then the connection may end.
+    /// Woken when the answer has been given: then the connection may end, or more may be read.
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -86,7 +94,13 @@ impl Talk {
     pub(super) fn begin(&self) -> Answering {
         self.0.begun.set(self.0.begun.get() + 1);
         self.0.answering.set(true);
+        self.0.whole.set(false);
         Answering(Rc::clone(&self.0))
+    }
+
+    /// The request that has begun has been read to its end.
+    pub(super) fn is_whole(&self) {
+        self.0.whole.set(true);
     }
 }
 
@@ -129,6 +143,8 @@ pub(super) struct Connection<S: Socket> {
     alarm: Option<Alarm>,
     /// What has been read in this turn.
     read: usize,
+    /// Bytes read while a request that is whole was being answered.
+    ahead: usize,
     /// Whether our half was closed in order.
     is_shut: bool,
     last: Last,
@@ -188,6 +204,7 @@ impl<S: Socket> Connection<S> {
             taking: None,
             alarm: None,
             read: 0,
+            ahead: 0,
             is_shut: false,
             last: Last::Read,
             next: Box::pin(until(stage.clone(), Stage::Closing)),
@@ -276,14 +293,15 @@ impl<S: Socket> Connection<S> {
             self.next = Box::pin(until(self.stage.clone(), Stage::Cutting));
         }
         let is_idle = match self.last {
-            Last::Wrote => self.reached >= Stage::Closing,
-            Last::Read => self.reached >= Stage::Cutting,
+            // What is left of a body that was refused may come, so that the refusal arrives.
+            Last::Wrote if self.exchange.whole.get() => self.reached >= Stage::Closing,
+            Last::Wrote | Last::Read => self.reached >= Stage::Cutting,
             Last::Blocked => false,
         };
         if is_idle && !self.exchange.answering.get() {
             return Poll::Ready(());
         }
-        if self.reached >= Stage::Closing {
+        if self.reached >= Stage::Closing || self.ahead > 0 {
             self.exchange.waiting.replace(Some(cx.waker().clone()));
         }
         Poll::Pending
@@ -308,21 +326,32 @@ impl<S: Socket> AsyncRead for Connection<S> {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        match Pin::new(&mut this.socket).poll_read(cx, buffer) {
+        let is_ahead = this.exchange.answering.get() && this.exchange.whole.get();
+        if !is_ahead {
+            this.ahead = 0;
+        }
+        let read = match this.ahead < AHEAD_MAX_BYTES {
+            true => Pin::new(&mut this.socket).poll_read(cx, buffer),
+            false => Poll::Pending,
+        };
+        match read {
+            // Nothing read is the caller's end of file: actix closes in order then.
             Poll::Pending => {
                 this.read = 0;
                 match this.poll_end(cx) {
                     Poll::Pending => this.poll_over(cx).map(Ok),
-                    // Nothing read is the caller's end of file: actix closes in order then.
                     end => end,
                 }
             }
             ready => {
                 this.last = Last::Read;
-                let more = buffer.filled().len() - before;
-                if more > 0 {
+                let bytes = buffer.filled().len() - before;
+                this.read += bytes;
+                if is_ahead {
+                    this.ahead += bytes;
+                }
+                if bytes > 0 {
                     this.heard();
-                    this.read += more;
                 }
                 ready
             }
@@ -353,7 +382,10 @@ impl<S: Socket> AsyncWrite for Connection<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.socket).poll_flush(cx))?;
-        this.taking = None;
+        if this.taking.take().is_some() {
+            // It may have been read for the last time before this; whether it is over now is for a read to say.
+            cx.waker().wake_by_ref();
+        }
         // Nobody need read or write again before something is due. Whether it is due already is for a read to say: the
         // next request may lie in actix-http's buffer.
         if this.poll_due(cx).is_ready() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use actix_web::body::BoxBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
@@ -43,6 +43,9 @@ pub(super) async fn guard(
     let id = CallId::new();
     // Without a connection, in process, there is nobody to tell.
     let answering = request.conn_data::<Talk>().map(Talk::begin);
+    if matches!(request.parts_mut().1, Payload::None) {
+        read_whole(request.request());
+    }
     let version = request.version();
     let Some(shared) = request.app_data::<web::Data<Shared>>().cloned() else {
         return Err(Panicked(id).into());
@@ -73,6 +76,13 @@ pub(super) async fn guard(
     name(id, head.headers_mut());
     from.allow(head.headers_mut());
     Ok(sending::seen_off(response, version, answering))
+}
+
+/// Tells the connection of `request` that nothing more is to come of it.
+pub(super) fn read_whole(request: &HttpRequest) {
+    if let Some(talk) = request.conn_data::<Talk>() {
+        talk.is_whole();
+    }
 }
 
 /// What `work` brings; `None` when it panics. It is polled no more then, and what it holds is dropped by the caller.

@@ -36,7 +36,7 @@ const BACKLOG: i32 = 1024;
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// What the kernel keeps of an answer beyond what the caller has room for; left alone it takes megabytes for a caller that
-/// reads nothing..
+/// reads nothing.
 #[cfg(target_os = "linux")]
 const UNSENT_MAX_BYTES: u32 = 256 * 1024;
 

@@ -13,7 +13,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::{App, HttpRequest, HttpResponse, Route, middleware, web};
 use bytes::Bytes;
 use std::cell::RefCell;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -21,6 +21,8 @@ use tokio::task::JoinHandle;
 struct Pipe {
     end: DuplexStream,
     is_reset: Rc<Cell<bool>>,
+    /// How often it was flushed: once whenever actix-http is polled.
+    flushed: Rc<Cell<usize>>,
 }
 
 impl Socket for Pipe {
@@ -41,6 +43,7 @@ impl AsyncWrite for Pipe {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.flushed.set(self.flushed.get() + 1);
         Pin::new(&mut self.get_mut().end).poll_flush(cx)
     }
 
@@ -54,8 +57,9 @@ struct Caller {
     pipe: DuplexStream,
     served: JoinHandle<Instant>,
     is_reset: Rc<Cell<bool>>,
+    flushed: Rc<Cell<usize>>,
     start: Instant,
-    _stage: watch::Sender<Stage>,
+    stage: watch::Sender<Stage>,
 }
 
 /// What the kernel would hold between the two.
@@ -72,13 +76,14 @@ where
     let (stage, reached) = watch::channel(Stage::Open);
     let service = protocol(application).await.unwrap();
     let (pipe, end) = tokio::io::duplex(PIPE_BYTES);
-    let is_reset = Rc::default();
-    let connection = Connection::new(Pipe { end, is_reset: Rc::clone(&is_reset) }, reached);
+    let (is_reset, flushed) = (Rc::default(), Rc::default());
+    let end = Pipe { end, is_reset: Rc::clone(&is_reset), flushed: Rc::clone(&flushed) };
+    let connection = Connection::new(end, reached);
     let served = actix_rt::spawn(async move {
         drop(service.call((connection, None)).await);
         clock::now()
     });
-    Caller { pipe, served, is_reset, start: clock::now(), _stage: stage }
+    Caller { pipe, served, is_reset, flushed, start: clock::now(), stage }
 }
 
 impl Caller {
@@ -430,4 +435,99 @@ fn a_dribbling_body_is_answered_408_and_its_connection_closed_be_it_the_first_or
             });
         }
     }
+}
+
+#[test]
+fn a_caller_that_takes_its_answer_late_is_let_go_behind_it_while_the_gateway_closes() {
+    for stage in [Stage::Closing, Stage::Cutting] {
+        in_virtual_time(async {
+            let mut caller = answering(100_000).await;
+            pause(1).await;
+            caller.stage.send_replace(stage);
+            pause(1).await;
+            let answer = caller.read_to_end().await;
+            assert_eq!(answer.split_once("\r\n\r\n").unwrap().1.len(), 100_000);
+            assert_eq!(caller.ended().await, (2, false), "{stage:?}");
+        });
+    }
+}
+
+#[test]
+fn the_rest_of_a_refused_body_may_still_come_until_the_gateway_cuts() {
+    in_virtual_time(async {
+        let mut caller = call(app(shared(config()).await)).await;
+        caller.send("POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\n").await;
+        caller.read_until("}}").await;
+        caller.stage.send_replace(Stage::Closing);
+        for _ in 0..3 {
+            pause(1).await;
+            caller.send("the rest").await;
+        }
+        caller.stage.send_replace(Stage::Cutting);
+        let (seconds, is_reset) = caller.ended().await;
+        assert!(seconds <= 3 && !is_reset, "{seconds} s, reset: {is_reset}");
+    });
+}
+
+/// A caller whose calls wait until `true` is sent.
+async fn held() -> (watch::Sender<bool>, Caller) {
+    let (open, held) = watch::channel(false);
+    let route = web::get().to(move || {
+        let mut held = held.clone();
+        async move {
+            held.wait_for(|open| *open).await.unwrap();
+            "answered"
+        }
+    });
+    (open, call(guarded(route).await).await)
+}
+
+/// Reads so many answers.
+async fn answers(pipe: impl AsyncRead + Unpin, number: usize) {
+    let mut pipe = tokio::io::BufReader::new(pipe);
+    let (mut line, mut answers) = (String::new(), 0);
+    while answers < number {
+        line.clear();
+        assert_ne!(pipe.read_line(&mut line).await.unwrap(), 0, "{answers} answers");
+        // A body has no line break: the next head begins right behind it.
+        answers += line.matches("HTTP/1.1 200").count();
+    }
+}
+
+/// Lets others do what they can do at the moment, without an end to the moment.
+async fn let_others_work() {
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[test]
+fn a_caller_that_sends_far_ahead_keeps_nobody_busy_and_has_all_of_its_answers() {
+    in_virtual_time(async {
+        const CALLS: usize = 5_000;
+        let (open, caller) = held().await;
+        let (read, mut write) = tokio::io::split(caller.pipe);
+        let sent = actix_rt::spawn(async move { write.write_all(GET.repeat(CALLS).as_bytes()).await.map(|()| write) });
+        let_others_work().await;
+        let flushed = caller.flushed.get();
+        let_others_work().await;
+        assert_eq!(caller.flushed.get(), flushed, "it was polled for nothing");
+        open.send_replace(true);
+        answers(read, CALLS).await;
+        drop(sent.await.unwrap().unwrap());
+    });
+}
+
+#[test]
+fn calls_sent_ahead_in_bits_are_all_answered_at_once() {
+    in_virtual_time(async {
+        let (open, mut caller) = held().await;
+        for calls in [1, 20, 5] {
+            caller.send(&GET.repeat(calls)).await;
+            let_others_work().await;
+        }
+        open.send_replace(true);
+        answers(&mut caller.pipe, 26).await;
+        assert_eq!(clock::now(), caller.start);
+    });
 }
