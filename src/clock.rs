@@ -52,6 +52,13 @@ impl Default for WallClock {
     }
 }
 
+/// Runs `test` on a whole actix System of one thread, whose clock stands still until nothing else is to be done.
+#[cfg(test)]
+pub(crate) fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    actix_rt::System::with_tokio_rt(runtime).block_on(test)
+}
+
 /// A source of chance. Two dice of one seed roll the same.
 #[derive(Clone, Debug)]
 pub struct Dice(fastrand::Rng);

@@ -1,6 +1,5 @@
 //! The gateway in process, for this room's tests.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -13,12 +12,6 @@ use super::{Shared, app};
 use crate::config::{Config, Tenant};
 use crate::messages::Secret;
 use crate::system::Forebay;
-
-/// Runs `test` in virtual time.
-pub(super) fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    actix_rt::System::with_tokio_rt(runtime).block_on(test)
-}
 
 /// A configuration with no tenant.
 pub(super) fn config() -> Config {

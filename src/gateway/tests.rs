@@ -14,9 +14,10 @@ use actix_web::test::{self, TestRequest};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::testing::{answer, get, in_virtual_time, json, system, tenant};
+use super::testing::{answer, get, json, system, tenant};
 use super::{Shared, app};
 use crate::clock;
+use crate::clock::in_virtual_time;
 use crate::config::Config;
 use crate::messages::{FailureKind, Sent};
 use crate::pool::transport::{HttpResponse, LocalFuture, MemoryTransport, Scripted, TransportError};

@@ -68,8 +68,7 @@ impl Run {
 
     fn with(seed: u64, bug: Option<Bug>) -> Self {
         planted::set(bug);
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let run = actix_rt::System::with_tokio_rt(runtime).block_on(play(seed));
+        let run = clock::in_virtual_time(play(seed));
         hear_panics(None);
         planted::set(None);
         run

@@ -14,16 +14,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, in_virtual_time};
 use crate::dispatcher::CrashIn;
 use crate::messages::{AnswerBody, CallId, Cancel, Request};
 use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport, Scripted};
 use crate::{Config, Forebay};
-
-pub(super) fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
-    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    actix_rt::System::with_tokio_rt(runtime).block_on(test)
-}
 
 pub(super) fn chat(text: &str) -> Request {
     Request::chat("m", json!([{"role": "user", "content": text}]))

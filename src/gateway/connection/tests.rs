@@ -1,9 +1,10 @@
 //! Over pipes and in virtual time, with actix-http itself between the caller and the application.
 
 use super::*;
+use crate::clock::in_virtual_time;
 use crate::gateway::guard::guard;
 use crate::gateway::protocol::{Application, protocol};
-use crate::gateway::testing::{config, in_virtual_time, shared};
+use crate::gateway::testing::{config, shared};
 use crate::gateway::{app, stream};
 use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamSender};
 use crate::telemetry::access::AccessLine;

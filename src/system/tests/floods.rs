@@ -6,8 +6,9 @@ use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use tokio::task::spawn_local;
 
-use super::{chat, in_virtual_time, system};
+use super::{chat, system};
 use crate::Forebay;
+use crate::clock::in_virtual_time;
 use crate::dispatcher::{CrashIn, MESSAGES_PER_TURN, check};
 use crate::messages::{CallId, Cancel};
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{chat, echo, hear, in_virtual_time, prompt_of, streamed};
-use crate::clock;
+use super::{chat, echo, hear, prompt_of, streamed};
+use crate::clock::{self, in_virtual_time};
 use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport};
 use crate::{Config, Forebay};
 
