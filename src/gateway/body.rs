@@ -23,6 +23,9 @@ const WINDOW_MIN_BYTES: usize = 20 * 1024;
 /// 16 MiB took two and a half times what they held, and left a third of it behind.
 const PAGES_MIN_BYTES: usize = 64 * 1024;
 
+/// The same for a body that does not say how long it is: from the allocator it gets this much and never more.
+const UNTOLD_PAGES_MIN_BYTES: usize = 16 * 1024;
+
 /// What the head says of the body, checked before any of it is read.
 #[derive(Debug)]
 pub(super) struct Announced {
@@ -136,7 +139,7 @@ impl Gathered {
     fn new(length: Option<usize>) -> Result<Self, Error> {
         match length {
             Some(length) if length > PAGES_MIN_BYTES => Pages::new(length).map(Self::Large),
-            length => Ok(Self::Small(BytesMut::with_capacity(length.unwrap_or_default()))),
+            length => Ok(Self::Small(BytesMut::with_capacity(length.unwrap_or(UNTOLD_PAGES_MIN_BYTES)))),
         }
     }
 
@@ -150,7 +153,7 @@ impl Gathered {
     /// Adds `chunk` to a body of at most `max` bytes.
     fn add(&mut self, chunk: &[u8], max: usize) -> Result<(), Error> {
         match self {
-            Self::Small(bytes) if bytes.len() + chunk.len() <= PAGES_MIN_BYTES => {
+            Self::Small(bytes) if bytes.len() + chunk.len() <= bytes.capacity() => {
                 bytes.extend_from_slice(chunk);
                 Ok(())
             }
@@ -167,6 +170,8 @@ impl Gathered {
 
     fn whole(self) -> Bytes {
         match self {
+            // What it needs and no more: it may wait for long.
+            Self::Small(bytes) if bytes.len() < bytes.capacity() / 2 => Bytes::copy_from_slice(&bytes),
             Self::Small(bytes) => bytes.freeze(),
             Self::Large(Pages { pages, len }) => Bytes::from_owner(pages).slice(..len),
         }
