@@ -10,7 +10,7 @@ use forebay::clock::{self, Dice, Instant};
 use forebay::transport::{HttpRequest, HttpResponse, Scripted, TransportError};
 use forebay::{Call, Cancel, Config, FailureKind, Forebay, Outcome, Priority, Sent};
 use futures_util::future::join_all;
-use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, silence};
+use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, silence, streamed};
 
 /// An upstream that takes `latency` for each answer.
 fn takes(latency: Duration) -> impl Fn() -> Scene + Send + Sync + 'static {
@@ -123,6 +123,60 @@ fn a_call_certain_to_miss_its_deadline_behind_the_others_fails_at_once() {
         for call in waiting {
             assert!(call.await.expect("no panic").is_ok());
         }
+    });
+}
+
+/// An answer that says how much is left of the account at the provider.
+fn with_limits(answer: HttpResponse, remaining: &'static str) -> HttpResponse {
+    [
+        ("x-ratelimit-limit-requests", "500"),
+        ("x-ratelimit-remaining-requests", remaining),
+        ("x-ratelimit-reset-requests", "30s"),
+    ]
+    .into_iter()
+    .fold(answer, |answer, (name, value)| Scripted::with(answer, name, value))
+}
+
+#[test]
+fn a_call_that_waits_in_vain_is_told_what_the_provider_says_of_its_limits() {
+    in_virtual_time(async {
+        let events = || {
+            let chunk =
+                r#"{"id":"1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"ok"}}]}"#;
+            Scripted::events(vec![Ok(format!("data: {chunk}\n\ndata: [DONE]\n\n").into())])
+        };
+        let script = Script::new(
+            vec![
+                gives(|| Ok(with_limits(Scripted::json(200, good("ok")), "12"))),
+                gives(move || Ok(with_limits(events(), "11"))),
+            ],
+            || {
+                gives(|| {
+                    let limited = Scripted::json(
+                        429,
+                        r#"{"error":{"message":"on requests per min (RPM): Limit 500, Used 500, Requested 1.","code":"rate_limit_exceeded"}}"#,
+                    );
+                    Ok(Scripted::with(with_limits(limited, "0"), "retry-after", "20"))
+                })
+            },
+        );
+        let forebay = script.start(config("limits = { requests_per_minute = 60 }")).await;
+        let refused = async |words: &str| {
+            let error = forebay.call(chat("no time").with_timeout(s(0.5))).await.expect_err("no time for it");
+            assert_eq!(error.code(), "deadline_exceeded");
+            assert!(error.message().contains(words), "{error}");
+        };
+        forebay.call(chat("whole")).await.expect("answered");
+        refused("(the provider says: 12 of 500 requests left, resets in 29.5 s)").await;
+        clock::until(clock::now() + s(1.0)).await;
+        // What the head of a stream says is known while the stream goes on.
+        let stream = forebay.stream(streamed("streamed")).await.expect("opened");
+        refused("(the provider says: 11 of 500 requests left, resets in 29.5 s)").await;
+        drop(stream);
+        clock::until(clock::now() + s(1.0)).await;
+        let error = forebay.call(chat("limited").with_timeout(s(10.0))).await.expect_err("held for longer");
+        assert!(error.message().contains("(the provider says: 0 of 500 requests per minute left"), "{error}");
+        assert_eq!(script.times().len(), 3);
     });
 }
 

@@ -12,8 +12,8 @@ use super::switchboard::{Order, Switchboard};
 use super::timers::Due;
 use crate::clock::{self, Instant};
 use crate::messages::{
-    Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, Meta,
-    NeedSlots, Opened, RunAttempt, Sent, SlotId,
+    Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, LimitReport,
+    Meta, NeedSlots, Opened, RunAttempt, Sent, SlotId,
 };
 use crate::providers::classify::is_retryable;
 use crate::telemetry::events;
@@ -190,7 +190,7 @@ impl Switchboard {
         }
         let id = AttemptId { call, number: entry.attempts };
         events::attempt_started(id, &account.id);
-        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, stream: None });
+        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, sent: now, stream: None });
         self.orders.push(Order::Run(RunAttempt {
             slot,
             id,
@@ -203,13 +203,15 @@ impl Switchboard {
 
     /// A stream has shown its first content: the caller gets it, and the call has had its end.
     pub(crate) fn opened(&mut self, opened: Opened, now: Instant) {
-        let Opened { slot, id, status, headers, mut events } = opened;
+        let Opened { slot, id, status, headers, limits, mut events } = opened;
         let Some(busy) = self.slots.busy_with(slot, id) else { return };
-        if !self.ledger.get(id.call).is_some_and(|entry| entry.is_at(id)) {
+        let (lane, account, sent) = (busy.lane, Arc::clone(&busy.account), busy.sent);
+        let is_waited_for = self.ledger.get(id.call).is_some_and(|entry| entry.is_at(id));
+        busy.stream = is_waited_for.then(|| events.tether());
+        self.limits_reported(lane, &account, &limits, sent, now);
+        if !is_waited_for {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
-        busy.stream = Some(events.tether());
-        let (lane, account) = (busy.lane, Arc::clone(&busy.account));
         self.answered(lane, &account, now);
         // A key that rested may be awake again.
         self.wake(lane);
@@ -240,8 +242,11 @@ impl Switchboard {
     }
 
     fn ended(&mut self, busy: Busy, end: AttemptEnd, now: Instant) {
-        let Busy { id, lane, account, permit, .. } = busy;
+        let Busy { id, lane, account, permit, sent, .. } = busy;
         self.offer_slots();
+        if let Some(limits) = end.limits() {
+            self.limits_reported(lane, &account, limits, sent, now);
+        }
         let used = match &end {
             AttemptEnd::Answered { usage, .. } | AttemptEnd::Streamed { usage, .. } => *usage,
             AttemptEnd::Failed(_) | AttemptEnd::Aborted => None,
@@ -256,7 +261,7 @@ impl Switchboard {
             None => drop(permit),
         }
         match end {
-            AttemptEnd::Answered { status, headers, body, usage } => {
+            AttemptEnd::Answered { status, headers, body, usage, .. } => {
                 self.answered(lane, &account, now);
                 let meta = Meta { usage, ..Meta::default() };
                 #[cfg(test)]
@@ -281,6 +286,24 @@ impl Switchboard {
             return;
         }
         self.wake(lane);
+    }
+
+    /// A response to an attempt that was `sent` then has said something of the account's limits.
+    fn limits_reported(
+        &mut self,
+        lane: usize,
+        account: &crate::messages::Account,
+        limits: &LimitReport,
+        sent: Instant,
+        now: Instant,
+    ) {
+        if limits.is_empty() {
+            return;
+        }
+        events::limits_reported(&account.id, limits);
+        if let Some(desk) = self.lanes[lane].desk(account) {
+            desk.budget.reported.note(limits, sent, now);
+        }
     }
 
     /// The upstream has answered a call and accepted the key.
@@ -324,10 +347,11 @@ impl Switchboard {
             Verdict::GiveUp => self.end(call, Err(error), now),
             Verdict::AgainWhenReady => self.again_or(call, error, now),
             Verdict::AgainAt(at) if at >= deadline => {
+                let said = self.lanes[lane].provider_says(now);
                 let error = Error::new(
                     ErrorKind::DeadlineExceeded,
                     format!(
-                        "the next try would come after the call's time is up; the attempt before failed: {message}"
+                        "the next try would come after the call's time is up; the attempt before failed: {message}{said}"
                     ),
                 );
                 self.next_target_or(call, error, now);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::pace::{Lately, Pace};
+use super::reported::Reported;
 use super::window::{Ticket, Window};
 use crate::clock::Instant;
 use crate::config::Limits;
@@ -130,6 +131,8 @@ pub(crate) struct Budget {
     answered: Lately,
     rest_until: Option<Instant>,
     rest: Duration,
+    /// What the provider says of its own limits.
+    pub(crate) reported: Reported,
 }
 
 impl Budget {
@@ -146,6 +149,7 @@ impl Budget {
             answered: Lately::new(now),
             rest_until: None,
             rest: REST,
+            reported: Reported::default(),
         }
     }
 
@@ -190,6 +194,7 @@ impl Budget {
         self.answered = other.answered;
         self.rest_until = other.rest_until;
         self.rest = other.rest;
+        self.reported = other.reported;
     }
 
     pub(crate) fn max_in_flight(&self) -> usize {

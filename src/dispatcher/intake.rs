@@ -141,7 +141,8 @@ impl Switchboard {
                 format!("the call's time was up while it waited for {name}: {why}")
             }
             State::BackingOff(_) | State::Parked => {
-                format!("the call's time was up while it waited to try {name} again")
+                let said = self.lanes[lane].provider_says(now);
+                format!("the call's time was up while it waited to try {name} again{said}")
             }
         };
         if let Some(last) = self.ledger.get(call).and_then(|entry| entry.last.as_ref()) {

@@ -234,9 +234,19 @@ impl Lane {
                 Ready::Resting(until) => format!("the key of {id} was refused and rests {} more", seconds(until - now)),
                 Ready::Never => format!("{id} never allows {tokens} tokens in a minute"),
             };
-            reasons.push(reason);
+            reasons.push(match desk.budget.reported.in_words(now) {
+                Some(words) => format!("{reason} (the provider says: {words})"),
+                None => reason,
+            });
         }
         if reasons.is_empty() { "its budget allows too few calls in that time".into() } else { reasons.join("; ") }
+    }
+
+    /// What the provider says of its accounts' limits, as the end of a sentence; empty when it says nothing that holds now.
+    pub(crate) fn provider_says(&self, now: Instant) -> String {
+        let said = |desk: &Desk| Some(format!("{}: {}", desk.account.id, desk.budget.reported.in_words(now)?));
+        let said: Vec<String> = self.desks.iter().filter_map(said).collect();
+        if said.is_empty() { String::new() } else { format!(" (the provider says of {})", said.join("; of ")) }
     }
 
     /// What is left of the caps, all accounts together.
@@ -273,6 +283,6 @@ impl Lane {
 }
 
 /// A duration for people.
-fn seconds(duration: Duration) -> String {
+pub(super) fn seconds(duration: Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
 }

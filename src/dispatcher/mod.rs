@@ -2,7 +2,7 @@
 //!
 //! `actor` is a thin shell round `switchboard`, which is plain state; its two directions are `intake` (calls in, calls
 //! out) and `attempts` (tries and their ends). Below them one policy a file: `lane` (an upstream with its accounts),
-//! `line` (who is next), `budget` with `pace` and `window` (may it go), `retry` (may it go again, and when), `slots`,
+//! `line` (who is next), `budget` with `pace` and `window` (may it go), `reported` (what the provider says of it), `retry` (may it go again, and when), `slots`,
 //! `timers`, `ledger`, `admission`.
 
 mod actor;
@@ -19,6 +19,7 @@ mod line;
 mod pace;
 #[cfg(test)]
 pub(crate) mod planted;
+mod reported;
 mod retry;
 mod slots;
 mod switchboard;

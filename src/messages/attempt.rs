@@ -5,7 +5,7 @@ use std::sync::Arc;
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{Account, AttemptId, Error, Failure, Headers, Redactor, Request, SlotId, StreamBody, Usage};
+use super::{Account, AttemptId, Error, Failure, Headers, LimitReport, Redactor, Request, SlotId, StreamBody, Usage};
 
 /// Dispatcher to request actor: make this try.
 #[derive(Message, Clone, Debug)]
@@ -40,6 +40,8 @@ pub(crate) struct Opened {
     pub(crate) id: AttemptId,
     pub(crate) status: u16,
     pub(crate) headers: Headers,
+    /// What its head said of the account's limits.
+    pub(crate) limits: LimitReport,
     pub(crate) events: StreamBody,
 }
 
@@ -55,11 +57,23 @@ pub(crate) struct Attempted {
 /// How a try ended.
 pub(crate) enum AttemptEnd {
     /// A whole 2xx answer, complete and well-formed.
-    Answered { status: u16, headers: Headers, body: Bytes, usage: Option<Usage> },
+    Answered { status: u16, headers: Headers, body: Bytes, usage: Option<Usage>, limits: LimitReport },
     /// A stream that had been opened has ended. What broke it was told to the caller through the stream.
     Streamed { usage: Option<Usage>, broken: Option<Failure> },
     /// Nothing to give out.
     Failed(Failure),
     /// It was called off.
     Aborted,
+}
+
+impl AttemptEnd {
+    /// What the response that ended it said of the account's limits. Nothing at a stream's end: its head was the response,
+    /// and [`Opened`] brought what that said while it was fresh.
+    pub(crate) fn limits(&self) -> Option<&LimitReport> {
+        match self {
+            AttemptEnd::Answered { limits, .. } => Some(limits),
+            AttemptEnd::Failed(failure) => Some(&failure.limits),
+            AttemptEnd::Streamed { .. } | AttemptEnd::Aborted => None,
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Headers;
+use super::{Headers, LimitReport};
 
 /// Whether the upstream may have seen the request. Decides nothing about retries, but a repeat of what was maybe sent
 /// may be billed twice, and is counted.
@@ -61,6 +61,23 @@ pub enum FailureKind {
     Crashed,
 }
 
+/// What an upstream means that sends a call away for the load: each wants another cure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pushback {
+    /// Too many requests or tokens of late: again when told.
+    Rate,
+    /// Traffic grew too fast, though within its limits.
+    SlowDown,
+    /// The upstream has too much to do, whoever asks: no quota of ours.
+    Overload,
+    /// The quota of a whole day is used up.
+    DailyQuota,
+    /// Credit or a spending limit is used up: no wait mends that.
+    NoMoney,
+    /// This one call is larger than its limit ever allows.
+    NeverFits,
+}
+
 /// What the upstream said about when to come again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RetryHint {
@@ -82,6 +99,10 @@ pub struct Failure {
     pub answer: Option<(u16, Headers, Bytes)>,
     /// What it said about coming again.
     pub hint: RetryHint,
+    /// What it meant, when it sent the call away for the load.
+    pub(crate) pushback: Option<Pushback>,
+    /// What it said of the account's limits.
+    pub(crate) limits: LimitReport,
     /// For the caller: what happened, without secrets or internals.
     pub message: String,
     /// For the log: what the machine said.
@@ -91,7 +112,16 @@ pub struct Failure {
 impl Failure {
     /// A failure with nothing answered.
     pub fn new(kind: FailureKind, sent: Sent, message: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { kind, sent, answer: None, hint: RetryHint::default(), message: message.into(), detail: detail.into() }
+        Self {
+            kind,
+            sent,
+            answer: None,
+            hint: RetryHint::default(),
+            pushback: None,
+            limits: LimitReport::default(),
+            message: message.into(),
+            detail: detail.into(),
+        }
     }
 
     /// The status the upstream answered with, if it did.
@@ -108,6 +138,7 @@ impl fmt::Debug for Failure {
             .field("sent", &self.sent)
             .field("status", &self.status())
             .field("hint", &self.hint)
+            .field("pushback", &self.pushback)
             .field("detail", &self.detail)
             .finish_non_exhaustive()
     }

@@ -15,8 +15,10 @@ use super::relay;
 use super::request_actor::Lines;
 use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
-use crate::messages::{AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, Phase, RunAttempt, Sent};
-use crate::providers::{classify, headers, openai};
+use crate::messages::{
+    AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, LimitReport, Phase, RunAttempt, Sent,
+};
+use crate::providers::{classify, headers, limits, openai};
 
 /// The most of an error's body that is kept: more tells nobody more.
 const MAX_ERROR_BODY: usize = 1 << 20;
@@ -185,24 +187,41 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
     let HttpResponse { status, headers: all, body } = response;
     let good = status / 100 == 2;
     let most = if good { attempt.account.upstream.max_answer } else { MAX_ERROR_BODY };
+    let failed = |failure| AttemptEnd::Failed(with_limits(failure, &all));
     let body = match collect(body, most, &all, reading).await {
         Ok(body) if good => body,
-        Err(failure) if good => return AttemptEnd::Failed(*failure),
+        Err(failure) if good => return failed(*failure),
         // An error whose body is cut, too long or compressed is still that error.
         body => return AttemptEnd::Failed(error_answer(attempt, status, &all, body.ok().filter(|_| !is_packed(&all)))),
     };
     #[cfg(test)]
     super::planted::decoding(&body);
     match openai::read_answer(attempt.request.endpoint(), &body) {
-        Ok(_) if attempt.request.is_stream() => AttemptEnd::Failed(no_events(attempt, &all, &body)),
-        Ok(usage) => AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage },
-        Err(detail) => AttemptEnd::Failed(Failure::new(
+        Ok(_) if attempt.request.is_stream() => failed(no_events(attempt, &all, &body)),
+        Ok(usage) => {
+            let limits = reported(&all);
+            AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage, limits }
+        }
+        Err(detail) => failed(Failure::new(
             FailureKind::Malformed,
             Sent::Maybe,
             "the upstream's answer is not the JSON it must be",
             detail,
         )),
     }
+}
+
+/// What the head of a good answer says of the account's limits.
+pub(super) fn reported(headers: &Headers) -> LimitReport {
+    limits::from_headers(headers, WallClock::new().at(clock::now()))
+}
+
+/// A failure behind the head of a good answer, with what that said of the account's limits.
+pub(super) fn with_limits(mut failure: Failure, headers: &Headers) -> Failure {
+    if failure.limits.is_empty() {
+        failure.limits = reported(headers);
+    }
+    failure
 }
 
 /// The failure that the JSON object `body` is to a request for a stream: clients would read it as a stream without
@@ -223,7 +242,7 @@ fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
 fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: Option<Bytes>) -> Failure {
     let is_lost = body.is_none();
     let body = body.unwrap_or_default();
-    // The wall clock is read here once, for answers that name a date without one of their own.
+    // The wall clock is for answers that name a date without one of their own.
     let mut failure = classify::classify(status, all, &body, WallClock::new().at(clock::now()));
     let mut shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
     let mut body = attempt.redactor.redact(&body);

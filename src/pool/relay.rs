@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
-use super::exchange::Reading;
+use super::exchange::{Reading, reported, with_limits};
 use super::transport::{BodyStream, HttpResponse};
 use crate::clock::{self, WallClock};
 use crate::messages::{
@@ -185,7 +185,7 @@ pub(super) async fn run(
     let first = match first {
         Progress::Events(events) => events,
         Progress::Complete => Bytes::new(),
-        Progress::Broken(failure, _) => return AttemptEnd::Failed(*failure),
+        Progress::Broken(failure, _) => return AttemptEnd::Failed(with_limits(*failure, &source.headers)),
     };
     let (sender, events) = stream();
     opened.do_send(Opened {
@@ -193,6 +193,7 @@ pub(super) async fn run(
         id,
         status: source.status,
         headers: headers::pick_for_caller(source.headers.clone()),
+        limits: reported(&source.headers),
         events,
     });
     let end = pass_on(&mut source, &sender, first, &mut aborted).await;

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::error_body::ErrorBody;
-use super::waits;
-use crate::messages::{Failure, FailureKind, Headers, RetryHint, Sent};
+use super::pushback::pushback;
+use super::{limits, moments, waits};
+use crate::messages::{Failure, FailureKind, Headers, Pushback, RetryHint, Sent};
 
 /// Statuses that are tried again.
 const RETRIED: [u16; 8] = [408, 409, 429, 500, 502, 503, 504, 529];
@@ -67,11 +68,13 @@ fn failure(
     error: &ErrorBody,
     now: SystemTime,
 ) -> Failure {
+    let sentence = error.sentence(status);
+    let pushback = pushback(status, error, sentence);
     let message = match kind {
         FailureKind::Redirected => "The upstream answered with a redirect, which is not followed.".to_owned(),
         FailureKind::KeyRefused => "The upstream does not accept the key it was sent.".to_owned(),
         FailureKind::OutOfQuota => "The account at the upstream is out of quota or credit.".to_owned(),
-        FailureKind::RateLimited => "The upstream's rate limit is reached.".to_owned(),
+        FailureKind::RateLimited => limited(pushback).to_owned(),
         _ => format!("The upstream answered with status {status}."),
     };
     let detail = match error.code() {
@@ -81,7 +84,20 @@ fn failure(
     let mut failure = Failure::new(kind, Sent::Maybe, message, detail);
     failure.answer = Some((status, headers.clone(), body.clone()));
     failure.hint = RetryHint { after: after(status, headers, error, now), should_retry: should_retry(headers) };
+    failure.pushback = pushback;
+    failure.limits = limits::from_error(headers, error.quotas(), sentence, now);
     failure
+}
+
+/// What a caller is told of a 429 that is not about money.
+fn limited(pushback: Option<Pushback>) -> &'static str {
+    match pushback {
+        Some(Pushback::SlowDown) => "The upstream finds that traffic grows too fast.",
+        Some(Pushback::Overload) => "The upstream is overloaded.",
+        Some(Pushback::DailyQuota) => "The account's quota of the day is used up at the upstream.",
+        Some(Pushback::NeverFits) => "The call is larger than the upstream's limit ever allows.",
+        _ => "The upstream's rate limit is reached.",
+    }
 }
 
 /// When to come again. What is unreadable or negative says nothing, and the next source is asked.
@@ -100,10 +116,7 @@ fn retry_after(value: &str, headers: &Headers, now: SystemTime) -> Option<Durati
     if let Some(length) = waits::plain(value, Duration::from_secs(1)) {
         return Some(length);
     }
-    let date = httpdate::parse_http_date(value.trim_ascii()).ok()?;
-    // Both dates are of the upstream's clock, so that ours may be wrong.
-    let from = headers.get("date").and_then(|date| httpdate::parse_http_date(date.trim_ascii()).ok()).unwrap_or(now);
-    Some(date.duration_since(from).unwrap_or(Duration::ZERO).min(waits::LONGEST))
+    Some(moments::between(moments::answered_at(headers, now), moments::http_date(value)?))
 }
 
 fn should_retry(headers: &Headers) -> Option<bool> {

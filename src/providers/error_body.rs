@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use super::limits::{self, Sentence};
 use super::waits;
-use crate::messages::ErrorKind;
+use crate::messages::{BudgetReading, ErrorKind, Period, Reset};
 
 /// No error worth understanding is larger; what is would only cost time.
 const MAX_READ: usize = 1 << 20;
@@ -28,6 +29,8 @@ pub(crate) struct ErrorBody {
     message: String,
     /// Google's `RetryInfo.retryDelay`.
     retry_delay: Option<Duration>,
+    /// The quotas that Google names.
+    quotas: Vec<BudgetReading>,
     /// A quota of a whole day is used up.
     day_is_used_up: bool,
 }
@@ -72,6 +75,10 @@ impl ErrorBody {
         for detail in details.and_then(Value::as_array).into_iter().flatten() {
             found.google_detail(detail);
         }
+        // Google's delay holds for what is counted by the minute; along with a quota of a day it misleads.
+        for quota in found.quotas.iter_mut().filter(|quota| quota.period != Some(Period::DAY)) {
+            quota.reset = found.retry_delay.map(|after| Reset { after, grain: Duration::from_secs(1) });
+        }
         found
     }
 
@@ -89,9 +96,11 @@ impl ErrorBody {
             self.retry_delay = delay.and_then(waits::leading).or(self.retry_delay);
         }
         if kind.ends_with("QuotaFailure") {
-            let violations = detail.get("violations").and_then(Value::as_array).into_iter().flatten();
-            let mut ids = violations.filter_map(|violation| violation.get("quotaId").and_then(Value::as_str));
-            self.day_is_used_up |= ids.any(|id| id.contains("PerDay"));
+            for violation in detail.get("violations").and_then(Value::as_array).into_iter().flatten() {
+                let id = violation.get("quotaId").and_then(Value::as_str).unwrap_or_default();
+                self.day_is_used_up |= id.contains("PerDay");
+                self.quotas.extend(limits::quota(violation));
+            }
         }
     }
 
@@ -134,6 +143,16 @@ impl ErrorBody {
     /// Decided by the words for programs only. The text is no help: Google writes "check your plan and billing
     /// details" over a limit per minute. A quota per day counts, although Google sends a short delay along with it.
     pub(crate) fn is_out_of_quota(&self) -> bool {
+        self.day_is_used_up || self.is_out_of_money()
+    }
+
+    /// Whether a quota of a whole day is used up, by Google's word.
+    pub(crate) fn is_day_used_up(&self) -> bool {
+        self.day_is_used_up
+    }
+
+    /// Whether credit or a spending limit is used up.
+    pub(crate) fn is_out_of_money(&self) -> bool {
         const WORDS: [&str; 9] = [
             "insufficient_quota",
             "insufficient_balance",
@@ -145,7 +164,29 @@ impl ErrorBody {
             "organization_usage_limit",
             "billing",
         ];
-        self.day_is_used_up || self.words.iter().any(|word| WORDS.iter().any(|known| word.contains(known)))
+        WORDS.iter().any(|known| self.has_word(known))
+    }
+
+    /// Whether a word for programs contains `part`.
+    pub(crate) fn has_word(&self, part: &str) -> bool {
+        self.words.iter().any(|word| word.contains(part))
+    }
+
+    /// Whether the text for people contains one of `phrases`, which are in lower case.
+    pub(crate) fn says_any(&self, phrases: &[&str]) -> bool {
+        let message = self.message.to_ascii_lowercase();
+        phrases.iter().any(|phrase| message.contains(phrase))
+    }
+
+    /// The quotas that Google names.
+    pub(crate) fn quotas(&self) -> &[BudgetReading] {
+        &self.quotas
+    }
+
+    /// The text for people, where it is about a limit. Its words are to be relied on only where the status says that a
+    /// limit is what it is about.
+    pub(crate) fn sentence(&self, status: u16) -> Option<Sentence> {
+        if matches!(status, 413 | 429) { Sentence::read(&self.message) } else { None }
     }
 
     /// The HTTP status it would have had: its number, or what its words mean. `None` when it does not say.

@@ -38,6 +38,8 @@ fn part(text: &str) -> Option<(Duration, &str)> {
     let word = behind.strip_prefix(' ').unwrap_or(behind);
     let letters = word.find(|char: char| !char.is_ascii_alphabetic()).unwrap_or(word.len());
     let unit = match &*word[..letters].to_ascii_lowercase() {
+        "ns" => Duration::from_nanos(1),
+        "us" => Duration::from_micros(1),
         "ms" | "msec" | "millisecond" | "milliseconds" => Duration::from_millis(1),
         "s" | "sec" | "secs" | "second" | "seconds" => Duration::from_secs(1),
         "m" | "min" | "mins" | "minute" | "minutes" => Duration::from_secs(60),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::messages::{AccountId, AttemptId, CallId, Failure, Outcome, Part, SeatId, SlotId};
+use crate::messages::{AccountId, AttemptId, CallId, Failure, LimitReport, Outcome, Part, SeatId, SlotId};
 
 pub(crate) fn attempt_started(id: AttemptId, account: &AccountId) {
     tracing::debug!(call = %id.call, attempt = id.number, %account, "attempt started");
@@ -16,9 +16,30 @@ pub(crate) fn attempt_failed(id: AttemptId, account: &AccountId, failure: &Failu
         kind = ?failure.kind,
         status = failure.status(),
         sent = ?failure.sent,
+        pushback = failure.pushback.map(tracing::field::debug),
         detail = %failure.detail,
         "attempt failed"
     );
+}
+
+/// What a response said of the account's limits, a line each budget; a number that was not said is left out.
+pub(crate) fn limits_reported(account: &AccountId, report: &LimitReport) {
+    if let Some(tokens) = report.cost {
+        tracing::debug!(%account, tokens, "charge reported");
+    }
+    for reading in &report.budgets {
+        tracing::debug!(
+            %account,
+            dimension = %reading.dimension,
+            scope = ?reading.scope,
+            period = reading.period.map(tracing::field::display),
+            limit = reading.limit,
+            remaining = reading.remaining,
+            reset_s = reading.reset.map(|reset| reset.after.as_secs_f64()),
+            reset_grain_s = reading.reset.map(|reset| reset.grain.as_secs_f64()),
+            "limits reported"
+        );
+    }
 }
 
 pub(crate) fn stream_broken(id: AttemptId, account: &AccountId, failure: &Failure) {
