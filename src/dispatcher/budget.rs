@@ -178,23 +178,9 @@ impl Budget {
         self.rest = REST;
     }
 
-    /// Takes over what another budget of the same account has used and is held by. What was in flight there is not here.
-    pub(crate) fn inherit(&mut self, mut other: Budget, now: Instant) {
-        fn keep(mine: &mut Option<Capped>, theirs: Option<Capped>, now: Instant) {
-            if let (Some(mine), Some(mut theirs)) = (mine.as_mut(), theirs) {
-                theirs.set_cap(mine.window.cap(), now);
-                *mine = theirs;
-            }
-        }
-        keep(&mut self.requests, other.requests.take(), now);
-        keep(&mut self.tokens, other.tokens.take(), now);
-        self.held_until = other.held_until;
-        self.ramp = other.ramp.take();
-        self.uncapped = other.uncapped;
-        self.answered = other.answered;
-        self.rest_until = other.rest_until;
-        self.rest = other.rest;
-        self.reported = other.reported;
+    /// What was in flight belonged to a dispatcher that has died, and ends with it. What it used stays used.
+    pub(crate) fn forget_in_flight(&mut self) {
+        self.in_flight = Rc::default();
     }
 
     pub(crate) fn max_in_flight(&self) -> usize {

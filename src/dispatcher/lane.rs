@@ -107,6 +107,22 @@ impl Lane {
         self.retired.extend(self.desks.drain(..).map(|desk| (now, desk)));
     }
 
+    /// What is left of a lane when its dispatcher has died, and its calls with it.
+    pub(crate) fn without_calls(mut self) -> Self {
+        for desk in self.desks.iter_mut().chain(self.retired.iter_mut().map(|(_, desk)| desk)) {
+            desk.budget.forget_in_flight();
+        }
+        Self {
+            line: Line::default(),
+            parked: BTreeSet::new(),
+            parked_due: None,
+            waiting: 0,
+            wants_slot: false,
+            refill: None,
+            ..self
+        }
+    }
+
     /// The desk of `account`, if it is still there.
     pub(crate) fn desk(&mut self, account: &Account) -> Option<&mut Desk> {
         self.desks.iter_mut().find(|desk| desk.account.key == account.key)

@@ -78,8 +78,12 @@ impl Switchboard {
             to_pump: Vec::new(),
             orders: Vec::new(),
         };
+        board.lanes = legacy.take();
+        for (index, lane) in board.lanes.iter().enumerate() {
+            board.lane_of.insert(Arc::clone(&lane.upstream.name), index);
+        }
+        // What has changed meanwhile is a reload to them like any other.
         board.reconfigure(config, now);
-        legacy.inherit(&mut board.lanes, now);
         board
     }
 

@@ -52,6 +52,9 @@ const TAKE_MIN_BYTES: usize = 15 * 1024;
 /// What is read in one turn. actix-http would read up to 128 KiB before it looks at any of it, on every connection.
 const TURN_BYTES: usize = 8 * 1024;
 
+/// actix-http's buffer grows, and it would be filled in one turn: a thousand large bodies would take 100 KiB more each.
+const ROOM_MAX_BYTES: usize = 2 * TURN_BYTES;
+
 /// What a caller may send ahead while it is answered. The rest waits in the kernel.
 const AHEAD_MAX_BYTES: usize = 4 * 1024;
 
@@ -331,6 +334,13 @@ impl<S: Socket> AsyncRead for Connection<S> {
             this.ahead = 0;
         }
         let read = match this.ahead < AHEAD_MAX_BYTES {
+            true if buffer.remaining() > ROOM_MAX_BYTES => {
+                let mut turn = ReadBuf::new(buffer.initialize_unfilled_to(TURN_BYTES));
+                let read = Pin::new(&mut this.socket).poll_read(cx, &mut turn);
+                let bytes = turn.filled().len();
+                buffer.advance(bytes);
+                read
+            }
             true => Pin::new(&mut this.socket).poll_read(cx, buffer),
             false => Poll::Pending,
         };
