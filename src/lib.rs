@@ -9,7 +9,7 @@
 //! | dispatcher actor | `dispatcher/actor.rs`, a thin shell round `dispatcher/switchboard.rs` |
 //! | rate-limit budget | `dispatcher/budget.rs` with `window.rs` (never more in a minute) and `pace.rs` (never all at once) |
 //! | routes calls | `dispatcher/lane.rs` (an upstream with its accounts), `line.rs` (who is next), `config/serves.rs` |
-//! | supervised pool | `pool/supervisor.rs`, `pool/restart.rs` |
+//! | supervised pool | `pool/supervisor.rs`, `pool/seats.rs` (one a thread), `pool/restart.rs` |
 //! | request actors | `pool/request_actor.rs`: one attempt at a time, run by `exchange.rs`, streams passed on by `relay.rs` |
 //! | retry backoff | `dispatcher/retry.rs`, what is retried at all in `providers/classify.rs` |
 //! | delayed self-messages | `dispatcher/timers.rs`: all of them in order, one timer armed |

@@ -532,3 +532,23 @@ fn calls_sent_ahead_in_bits_are_all_answered_at_once() {
         assert_eq!(clock::now(), caller.start);
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn however_much_room_there_is_no_more_than_a_turns_worth_is_read_in_a_turn() {
+    let (mut pipe, end) = tokio::io::duplex(10 * TURN_BYTES);
+    pipe.write_all(&[b'x'; 10 * TURN_BYTES]).await.unwrap();
+    let (_stage, reached) = watch::channel(Stage::Open);
+    let mut connection = Connection::new(Pipe { end, is_reset: Rc::default(), flushed: Rc::default() }, reached);
+    for room in [TURN_BYTES, 100 * TURN_BYTES] {
+        let mut bytes = vec![0; room];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let mut turn = |cx: &mut Context<'_>| Pin::new(&mut connection).poll_read(cx, &mut buffer);
+        std::future::poll_fn(|cx| {
+            assert!(turn(cx).is_ready());
+            assert!(turn(cx).is_pending(), "the next turn is another's");
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(buffer.filled().len(), TURN_BYTES);
+    }
+}
