@@ -27,6 +27,11 @@ pub fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or_else(|| far(now))
 }
 
+/// `now` and `ago` before it; `now` where that is further back than can be told.
+pub fn before(now: Instant, ago: Duration) -> Instant {
+    now.checked_sub(ago).unwrap_or(now)
+}
+
 /// Reads the wall clock once and follows the monotonic one from there: a jump of the system's clock moves nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {

@@ -7,8 +7,8 @@
 //! | clause | where |
 //! |---|---|
 //! | dispatcher actor | `dispatcher/actor.rs`, a thin shell round `dispatcher/switchboard.rs` |
-//! | rate-limit budget | `dispatcher/budget.rs` with `window.rs` (never more in a minute) and `pace.rs` (never all at once) |
-//! | routes calls | `dispatcher/lane.rs` (an upstream with its accounts), `line.rs` (who is next), `config/serves.rs` |
+//! | rate-limit budget | `dispatcher/budget`: `cap.rs` (the user's), `told.rs` and `guess.rs` (the provider's, learned); `dispatcher/concurrency.rs` (how many at once) |
+//! | routes calls | `dispatcher/lane.rs` (an upstream), `line.rs` (who waits), `turn.rs` (who is next), `desks.rs` (to which account), `config/serves.rs` |
 //! | supervised pool | `pool/supervisor.rs`, `pool/seats.rs` (one a thread), `pool/restart.rs` |
 //! | request actors | `pool/request_actor.rs`: one attempt at a time, run by `exchange.rs`, streams passed on by `relay.rs` |
 //! | retry backoff | `dispatcher/retry.rs`, what is retried at all in `providers/classify.rs` |
@@ -19,7 +19,7 @@
 //! ```text
 //! caller -> gateway/calls     reads only what routing needs, keeps the bytes
 //!   Submit                    handle -> dispatcher: ledger, line; refused at once when it cannot have its turn in time
-//!          pump               while a slot is idle, the first in line whose account may go: budget.reserve
+//!          pump               while a slot is idle, the first in line that an account can take: budget.reserve
 //!   RunAttempt                dispatcher -> request actor, one on the caller's own thread when there is a choice
 //!          encode, transport, classify; a stream's bytes go straight to the caller
 //!   Opened, Attempted         request actor -> dispatcher: budget.settle, retry.judge -> outcome | again | give up
@@ -72,9 +72,11 @@ pub mod simulator;
 pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
-    Account, AccountId, Answer, AnswerBody, Authorities, Body, BudgetView, Call, CallId, Cancel, Endpoint, Error,
-    ErrorKind, Failure, FailureKind, Headers, Health, Meta, Outcome, Phase, Priority, Remaining, Request, RetryHint,
-    Secret, Sent, StreamBody, Timeouts, Upstream, UpstreamKind, Usage, UsageAsk,
+    Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, Body, BudgetView, Call, CallId,
+    Cancel, CapStatus, Dimension, Endpoint, Error, ErrorKind, Failure, FailureKind, GrowthBudget, GuessedBudget,
+    Headers, Health, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus,
+    Outcome, Phase, PoolStatus, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status,
+    StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, WaitingStatus,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

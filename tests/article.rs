@@ -147,13 +147,15 @@ fn ended(prompt: &str, reply: &Reply) -> Ended {
 #[test]
 fn a_stream_is_whole_or_visibly_broken_whatever_strikes_it_and_a_whole_answer_is_always_whole() {
     let provider = provider(|settings| settings.retry_after = Duration::from_millis(100));
-    let daemon = daemon(provider.address(), KNOWN_LIMITS);
+    let others = daemon(provider.address(), KNOWN_LIMITS);
+    // An account out of credit rests, and with it every call that has no other.
+    let poor = daemon(provider.address(), KNOWN_LIMITS);
     // Behind the first content there is no way back; a fault that leaves none behind is cured by another attempt.
     let late = ["reset-body", "cut-body", "cut-unframed", "unfinished", "truncated-json", "error-midway", "stall-body"];
     let hopeless = ["quota", "redirect"];
     std::thread::scope(|scope| {
         for fault in Fault::named().map(|fault| fault.to_string()).chain(["status-500".into(), "status-529".into()]) {
-            let daemon = &daemon;
+            let daemon = if fault == "quota" { &poor } else { &others };
             scope.spawn(move || {
                 let expected = match () {
                     () if late.contains(&&*fault) => Ended::Broken,

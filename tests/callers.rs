@@ -274,7 +274,12 @@ fn when_callers_take_all_descriptors_calls_already_in_are_answered_and_the_daemo
 #[test]
 fn an_upstream_connection_for_which_no_descriptor_is_left_is_tried_again_and_the_log_says_why() {
     let upstream = Upstream::held();
-    let config = config(&upstream, 1 << 20, 64).replace("1m", "200ms") + "[log]\nlevel = \"info,forebay=debug\"";
+    // Accounts enough for all callers at once: each starts with sixteen.
+    let keys = ["sk-upstream-0123456789", "sk-upstream-1234567890"];
+    let config = config(&upstream, 1 << 20, 64)
+        .replace("1m", "200ms")
+        .replace(&format!("[{:?}]", keys[0]), &format!("{keys:?}"))
+        + "[log]\nlevel = \"info,forebay=debug\"";
     let daemon = Daemon::start_limited("-n 64", &config);
     // More than there are descriptors for, with one to its caller and one to its upstream each.
     let mut callers: Vec<Caller> = (0..30).map(|_| daemon.connect()).collect();

@@ -286,7 +286,7 @@ fn slots_that_a_blocked_thread_starts_when_it_is_free_again_cost_no_other_its_pl
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let (last, gone) = std::sync::mpsc::channel();
     let doomed = Mutex::new(Some((blocked, Last(last))));
-    // Answers nobody before all are there: each needs a slot of its own.
+    // Answers nobody before all are there: each needs a slot of its own. Three accounts take so many from the start.
     let barrier = Arc::new(tokio::sync::Barrier::new(40));
     let open = move || {
         let first = std::thread::current().name() == Some("forebay-0");
@@ -303,7 +303,8 @@ fn slots_that_a_blocked_thread_starts_when_it_is_free_again_cost_no_other_its_pl
         })
     };
     let text = "[pool]\nthreads = 2\nthread_timeout = \"300ms\"\n\
-                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]\nlimits = { max_concurrent = 40 }";
+                [upstreams.up]\nbase_url = \"http://upstream.test/v1\"\nmodels = [\"m\"]\n\
+                api_keys = [\"sk-test-000001\", \"sk-test-000002\", \"sk-test-000003\"]";
     let test = async {
         let forebay = Forebay::builder(Config::from_toml(text).unwrap()).transport(open).start().await.unwrap();
         let crowd = async || {

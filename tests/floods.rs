@@ -179,9 +179,9 @@ fn the_call_whose_body_is_a_byte_too_long_is_refused_at_once_and_room_that_comes
 fn ten_thousand_waiting_calls_are_all_answered_in_the_order_they_came() {
     in_virtual_time(async {
         let script = Script::new(vec![], takes(s(0.1)));
-        let forebay = script.start(two_upstreams("default_timeout = \"1h\"", "max_concurrent = 20")).await;
+        let forebay = script.start(two_upstreams("default_timeout = \"1h\"", "max_concurrent = 16")).await;
         let calls: Vec<_> = (0..10_000).map(|n| spawn(&forebay, ask("m", &format!("<{n}>")))).collect();
-        until_there_are(&forebay, 9_980, 20).await;
+        until_there_are(&forebay, 9_984, 16).await;
         answered(calls).await;
         let said: Vec<usize> = script.requests().iter().map(|request| number(&request.body)).collect();
         assert_eq!(said, (0..10_000).collect::<Vec<_>>(), "each once, in order");
@@ -200,10 +200,10 @@ fn number(body: &[u8]) -> usize {
 fn ten_thousand_callers_that_go_at_once_leave_nothing_behind() {
     in_virtual_time(async {
         let script = silent_a();
-        let forebay = script.start(two_upstreams("max_bytes = \"11MB\"", "max_concurrent = 20")).await;
+        let forebay = script.start(two_upstreams("max_bytes = \"11MB\"", "max_concurrent = 16")).await;
         let body = "x".repeat(1_000);
         let calls: Vec<_> = (0..10_000).map(|_| spawn(&forebay, ask("m", &body))).collect();
-        until_there_are(&forebay, 9_980, 20).await;
+        until_there_are(&forebay, 9_984, 16).await;
         let full = forebay.call(ask("m", &"x".repeat(1_000_000))).await.expect_err("over 10 of 11 MB are held");
         is_full(&full, "max_bytes", &["11000000"]);
         calls.iter().for_each(JoinHandle::abort);
@@ -216,13 +216,13 @@ fn ten_thousand_callers_that_go_at_once_leave_nothing_behind() {
 fn five_thousand_calls_that_wait_for_a_silent_upstream_do_not_touch_another() {
     in_virtual_time(async {
         let script = silent_a();
-        let forebay = script.start(two_upstreams("capacity = 5000", "max_concurrent = 20")).await;
+        let forebay = script.start(two_upstreams("capacity = 5000", "max_concurrent = 16")).await;
         forebay.call(ask("n", "starts the pool")).await.expect("answered");
-        for (count, waiting) in [(20, 0), (5_000, 5_000)] {
+        for (count, waiting) in [(16, 0), (5_000, 5_000)] {
             for n in 0..count {
                 spawn(&forebay, ask("m", &n.to_string()));
             }
-            until_there_are(&forebay, waiting, 20).await;
+            until_there_are(&forebay, waiting, 16).await;
         }
         let (before, start) = (script.times().len(), clock::now());
         let mut calls = Vec::with_capacity(10_000);
@@ -236,7 +236,7 @@ fn five_thousand_calls_that_wait_for_a_silent_upstream_do_not_touch_another() {
         }
         let sent = script.times().split_off(before).into_iter().map(|at| at - start);
         assert!(sent.eq((0..10_000).map(Duration::from_millis)), "each goes the moment it comes");
-        until_there_are(&forebay, 5_000, 20).await;
+        until_there_are(&forebay, 5_000, 16).await;
     });
 }
 

@@ -192,3 +192,18 @@ fn a_reload_asked_for_before_the_daemon_is_up_follows_and_a_hanging_one_keeps_no
     let (code, log) = process.end();
     assert_eq!(code, Some(0), "{log}");
 }
+
+#[test]
+fn whoever_is_at_the_machine_sees_how_everything_stands_and_no_key() {
+    let (daemon, upstream, _waiting, asked) = held("1s");
+    let get = |host: &str| daemon.ask(format!("GET /v1/status HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    let reply = get("localhost");
+    let status = reply.json();
+    assert_eq!((reply.status, &status["in_flight"], &status["pool"]["restarts"]), (200, &1.into(), &0.into()));
+    let account = &status["upstreams"][0]["accounts"][0];
+    assert_eq!((&account["account"], &account["in_flight"]), (&"up#1".into(), &1.into()));
+    assert_eq!(account["models"][0]["model"], "m");
+    assert!(!reply.text().contains("sk-test"));
+    assert_eq!(get("a.name.that.resolves.to.loopback").status, 403);
+    drop((asked, upstream));
+}

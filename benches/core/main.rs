@@ -7,6 +7,7 @@
 
 mod daemon;
 mod deaths;
+mod decisions;
 mod figure;
 mod memory;
 mod neighbour;
@@ -31,6 +32,7 @@ fn main() {
     let mut figures = Figures::new(plan);
     figures.take("retries", retries::run);
     figures.take("neighbour", neighbour::run);
+    figures.take("decisions", decisions::run);
     figures.take("memory embedded", memory::embedded);
     figures.take("memory gateway", memory::gateway);
     figures.take("restart", deaths::restart);

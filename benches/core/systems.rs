@@ -9,7 +9,7 @@ use tokio::task::{JoinHandle, spawn_local};
 /// What a planted panic says.
 pub(crate) const PLANTED: &str = "planted by the bench";
 
-const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"well","choices":[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#;
+pub(crate) const ANSWER: &str = r#"{"id":"chatcmpl-1","object":"chat.completion","model":"well","choices":[{"index":0,"message":{"role":"assistant","content":"ok"},"finish_reason":"stop"}],"usage":{"prompt_tokens":3,"completion_tokens":1,"total_tokens":4}}"#;
 
 /// Runs `work` on an actix System of one thread in real time.
 pub(crate) fn on_one_thread<T>(work: impl Future<Output = T>) -> T {

@@ -30,11 +30,19 @@ impl Helper {
         (Self::spawn(command), directory)
     }
 
+    /// `forebay simulate` with these flags.
+    pub(crate) fn simulator(flags: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
+        command.env_clear().args(["simulate", "--listen", "127.0.0.1:0"]).args(flags);
+        Self::spawn(command)
+    }
+
     fn spawn(mut command: Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a child process");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("its stdout")).read_line(&mut line).expect("its first line");
-        let addr = line.trim().strip_prefix("listening on http://").and_then(|addr| addr.parse().ok());
+        let addr = line.trim().strip_prefix("listening on http://").map(|addr| addr.trim_end_matches("/v1"));
+        let addr = addr.and_then(|addr| addr.parse().ok());
         Self { child, addr: addr.unwrap_or_else(|| panic!("not the line of one that listens: {line:?}")) }
     }
 

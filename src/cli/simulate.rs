@@ -1,14 +1,17 @@
 //! `forebay simulate`: the fault-injecting provider as a process of its own.
 
+mod limits;
+
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::config::parse_duration;
-use crate::simulator::{Beyond, Fault, Rate, Running, Settings, Simulator, StartError};
+use crate::simulator::{Fault, Running, Settings, Simulator, StartError};
+use limits::LimitArgs;
 
 /// What `--help` says after the flags.
 const MORE: &str = "\
@@ -78,35 +81,10 @@ pub(crate) struct SimulateArgs {
     #[arg(long = "model", value_name = "NAME")]
     models: Vec<String>,
 
-    /// Requests a second, of each API key; beyond it 429 with Retry-After and x-ratelimit headers
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    requests_per_second: Option<u64>,
-    /// Requests a minute, of each API key
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    requests_per_minute: Option<u64>,
-    /// How much time's worth of requests may come at once [default: 1s of --requests-per-second, 1m of --requests-per-minute]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Limits")]
-    burst: Option<Duration>,
-    /// Tokens a minute, of each API key, as `usage` counts them
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    tokens_per_minute: Option<u64>,
-    /// Calls in flight, of each API key
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    max_concurrent: Option<u32>,
-    /// What a call beyond --max-concurrent gets
-    #[arg(long, value_enum, default_value_t = BeyondArg::Refuse, help_heading = "Limits")]
-    beyond: BeyondArg,
-
+    #[command(flatten)]
+    limits: LimitArgs,
     #[command(flatten)]
     faults: FaultArgs,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum BeyondArg {
-    /// 429 without Retry-After
-    Refuse,
-    /// A connection reset
-    Reset,
 }
 
 /// A flag for each fault one asks for often; `--fault` reaches them all.
@@ -210,7 +188,7 @@ fn odd(text: &str) -> Result<(Fault, f64), String> {
 }
 
 impl SimulateArgs {
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> Result<Settings, String> {
         let mut settings = Settings { seed: self.seed, ..Settings::default() };
         settings.latency = self.latency.unwrap_or(settings.latency);
         settings.chunks = self.chunks.unwrap_or(settings.chunks);
@@ -218,15 +196,7 @@ impl SimulateArgs {
         if !self.models.is_empty() {
             settings.models = self.models.clone();
         }
-        let burst = |rate: Rate| self.burst.map_or(rate, |burst| rate.with_burst(burst));
-        settings.limits.requests_per_second = self.requests_per_second.map(Rate::per_second).map(burst);
-        settings.limits.requests_per_minute = self.requests_per_minute.map(Rate::per_minute).map(burst);
-        settings.limits.tokens_per_minute = self.tokens_per_minute.map(Rate::per_minute);
-        settings.limits.max_concurrent = self.max_concurrent;
-        settings.beyond_concurrency = match self.beyond {
-            BeyondArg::Refuse => Beyond::Refuse,
-            BeyondArg::Reset => Beyond::Reset,
-        };
+        self.limits.apply(&mut settings)?;
         let faults = &self.faults;
         settings.retry_after = faults.retry_after.unwrap_or(settings.retry_after);
         settings.retry_after_503 = faults.retry_after_503;
@@ -258,7 +228,7 @@ impl SimulateArgs {
         for (fault, probability) in flags.chain(faults.named.iter().copied()) {
             settings.odds.set(fault, probability);
         }
-        settings
+        Ok(settings)
     }
 }
 
@@ -271,7 +241,8 @@ pub(crate) fn run(args: SimulateArgs) -> ExitCode {
         );
         return ExitCode::from(2);
     }
-    let simulator = match Simulator::bind(args.listen, args.settings()) {
+    let bound = args.settings().map_err(StartError::Settings).and_then(|it| Simulator::bind(args.listen, it));
+    let simulator = match bound {
         Ok(simulator) => simulator,
         Err(StartError::Settings(problem)) => {
             eprintln!("forebay: {problem}");
@@ -355,6 +326,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::simulator::Rate;
 
     #[derive(Parser)]
     struct Line {
@@ -363,7 +335,7 @@ mod tests {
     }
 
     fn read(line: &str) -> Settings {
-        Line::try_parse_from(["simulate"].into_iter().chain(line.split_whitespace())).unwrap().args.settings()
+        Line::try_parse_from(["simulate"].into_iter().chain(line.split_whitespace())).unwrap().args.settings().unwrap()
     }
 
     #[test]

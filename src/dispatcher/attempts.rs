@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use super::lane::Way;
+use super::budget::{Budget, Kept, Permit, Ready, Rest};
+use super::lane::seconds;
 use super::ledger::State;
 #[cfg(test)]
 use super::planted::{self, Bug};
-use super::retry::{Allowance, Verdict, is_free, judge, named_wait};
+use super::retry::{Allowance, Verdict, is_free, judge};
 use super::slots::Busy;
 use super::switchboard::{Order, Switchboard};
-use super::timers::Due;
+use super::timers::{Due, DueKey};
+use super::turn::{Round, Turn};
 use crate::clock::{self, Instant};
 use crate::messages::{
-    Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, LimitReport,
-    Meta, NeedSlots, Opened, RunAttempt, Sent, SlotId,
+    Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind, Meta,
+    NeedSlots, Opened, Pushback, RunAttempt, Sent, SlotId,
 };
 use crate::providers::classify::is_retryable;
 use crate::telemetry::events;
@@ -21,55 +23,53 @@ use crate::telemetry::events;
 impl Switchboard {
     /// Starts every attempt of a lane that may start now, and arms the refill for the next.
     pub(super) fn pump(&mut self, lane: usize, now: Instant) {
-        loop {
-            let way_out = &mut self.lanes[lane];
-            let Some((head, tokens)) = way_out.line.head() else { break };
-            let way = way_out.way(now, tokens);
-            if !matches!(way, Way::Later(_))
-                && let Some(armed) = way_out.refill.take()
-            {
-                self.timers.remove(armed);
-            }
-            match way {
-                Way::Open(desk) => {
-                    let Some(entry) = self.ledger.get(head.call) else {
+        self.wanting.remove(&lane);
+        let mut round = Round::default();
+        let refill = loop {
+            match self.lanes[lane].next_turn(now, &mut round) {
+                Turn::Goes { place, group, desk } => {
+                    let Some(entry) = self.ledger.get(place.call) else {
                         debug_assert!(false, "every call in a line is in the ledger");
-                        self.lanes[lane].line.remove(head);
+                        self.lanes[lane].line.remove(place, group);
                         continue;
                     };
+                    let seat = entry.seat;
                     let is_retry = entry.counted > 0 && !entry.last.as_deref().is_some_and(is_free);
-                    if is_retry && !self.may_retry(head.call, lane, now) {
+                    if is_retry && !self.may_retry(place.call, lane, now) {
                         continue;
                     }
-                    let seat = self.ledger.get(head.call).and_then(|entry| entry.seat);
                     let Some(slot) = self.slots.claim(seat) else {
-                        self.lanes[lane].wants_slot = true;
-                        self.ask_for_slots();
-                        break;
+                        self.ask_for_slots(lane, now);
+                        break None;
                     };
-                    self.start(head.call, lane, desk, slot, now);
+                    self.lanes[lane].goes_past(place, group, desk, now, &mut round);
+                    self.start(place.call, lane, desk, slot, now);
                 }
-                Way::Later(at) => {
-                    let way_out = &mut self.lanes[lane];
-                    if way_out.refill.is_none_or(|armed| armed.at() != at) {
-                        if let Some(armed) = way_out.refill.take() {
-                            self.timers.remove(armed);
-                        }
-                        way_out.refill = Some(self.timers.add(at, Due::RefillDue(lane)));
-                    }
-                    break;
-                }
-                Way::Busy => break,
-                Way::Resting => {
+                Turn::Resting(call) => {
                     let error = self.lanes[lane].resting_error();
-                    self.next_target_or(head.call, error, now);
+                    self.next_target_or(call, error, now);
                 }
-                Way::Closed => self.reroute(head.call, now),
+                Turn::Closed(call) => self.reroute(call, now),
+                Turn::Nobody(at) => break at,
             }
-        }
+        };
+        self.arm_refill(lane, refill);
+        self.lanes[lane].tell_why_it_waits(now);
     }
 
-    /// Whether the retry at the head of a line may start; when not, it is set aside until it may ask again, or ended.
+    /// Has a lane looked at again at `at`, or not before something happens.
+    fn arm_refill(&mut self, lane: usize, at: Option<Instant>) {
+        let way_out = &mut self.lanes[lane];
+        if way_out.refill.map(DueKey::at) == at {
+            return;
+        }
+        if let Some(armed) = way_out.refill.take() {
+            self.timers.remove(armed);
+        }
+        way_out.refill = at.map(|at| self.timers.add(at, Due::RefillDue(lane)));
+    }
+
+    /// Whether the retry whose turn it is may start; when not, it is set aside until it may ask again, or ended.
     fn may_retry(&mut self, call: CallId, lane: usize, now: Instant) -> bool {
         match self.lanes[lane].retry_budget.ask(now) {
             Allowance::Go => true,
@@ -95,12 +95,12 @@ impl Switchboard {
         self.next_target_or(call, error, now);
     }
 
-    /// Sets the retry at the head of a line aside until `at`. All that are set aside share one timer: they are not woken
+    /// Sets the retry whose turn it is aside until `at`. All that are set aside share one timer: they are not woken
     /// one and all for the one that may go.
     fn park(&mut self, call: CallId, lane: usize, at: Instant) {
         let Some(entry) = self.ledger.get_mut(call) else { return };
         let way_out = &mut self.lanes[lane];
-        way_out.line.remove(entry.place());
+        way_out.line.remove(entry.place(), entry.ask.group);
         way_out.parked.insert(entry.place());
         entry.state = State::Parked;
         if way_out.parked_due.is_none() {
@@ -137,7 +137,7 @@ impl Switchboard {
         let Some(entry) = self.ledger.get_mut(call) else { return };
         let lane = entry.targets[entry.target].lane;
         match entry.state {
-            State::Waiting => self.lanes[lane].line.remove(entry.place()),
+            State::Waiting => self.lanes[lane].line.remove(entry.place(), entry.ask.group),
             State::Running(_) => self.lanes[lane].waiting += 1,
             State::BackingOff(key) => self.timers.remove(key),
             State::Parked => {
@@ -147,10 +147,11 @@ impl Switchboard {
         entry.state = State::BackingOff(self.timers.add(at, Due::RetryDue(call)));
     }
 
-    fn ask_for_slots(&mut self) {
-        let could_run = |lane: &super::lane::Lane| lane.line.len().min(lane.room_in_flight());
-        let waiting: usize = self.lanes.iter().map(could_run).sum();
-        let total = self.slots.busy() + waiting;
+    /// Asks the pool for as many slots as could be of use now, one for a call of `lane` among them.
+    fn ask_for_slots(&mut self, lane: usize, now: Instant) {
+        let way_out = &mut self.lanes[lane];
+        self.wanting.insert(lane, way_out.line.len().min(way_out.desks.room_in_flight(now)).max(1));
+        let total = self.slots.busy() + self.wanting.values().sum::<usize>();
         if total > self.asked_slots {
             self.asked_slots = total;
             self.orders.push(Order::NeedSlots(NeedSlots { total, surplus: Vec::new() }));
@@ -159,20 +160,19 @@ impl Switchboard {
 
     /// A slot is idle, or will be: whoever wanted one may try.
     pub(super) fn offer_slots(&mut self) {
-        for lane in 0..self.lanes.len() {
-            if std::mem::take(&mut self.lanes[lane].wants_slot) {
-                self.wake(lane);
-            }
+        for lane in std::mem::take(&mut self.wanting).into_keys() {
+            self.wake(lane);
         }
     }
 
     fn start(&mut self, call: CallId, lane: usize, desk: usize, slot: SlotId, now: Instant) {
         let Some(entry) = self.ledger.get_mut(call) else { return };
         let way_out = &mut self.lanes[lane];
-        way_out.line.remove(entry.place());
+        way_out.line.remove(entry.place(), entry.ask.group);
         way_out.waiting -= 1;
-        let permit = way_out.desks[desk].budget.reserve(now, entry.tokens);
-        let account = Arc::clone(&way_out.desks[desk].account);
+        let desk = way_out.desks.at(desk);
+        let permit = desk.budget.reserve(now, &entry.ask);
+        let account = Arc::clone(&desk.account);
         if entry.last.as_deref().is_some_and(is_free) {
             // The attempt before has been entered already, and a 429 that names its time costs nothing.
         } else if entry.counted == 0 {
@@ -190,7 +190,7 @@ impl Switchboard {
         }
         let id = AttemptId { call, number: entry.attempts };
         events::attempt_started(id, &account.id);
-        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, sent: now, stream: None });
+        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, stream: None });
         self.orders.push(Order::Run(RunAttempt {
             slot,
             id,
@@ -205,10 +205,15 @@ impl Switchboard {
     pub(crate) fn opened(&mut self, opened: Opened, now: Instant) {
         let Opened { slot, id, status, headers, limits, mut events } = opened;
         let Some(busy) = self.slots.busy_with(slot, id) else { return };
-        let (lane, account, sent) = (busy.lane, Arc::clone(&busy.account), busy.sent);
+        let (lane, account) = (busy.lane, Arc::clone(&busy.account));
         let is_waited_for = self.ledger.get(id.call).is_some_and(|entry| entry.is_at(id));
         busy.stream = is_waited_for.then(|| events.tether());
-        self.limits_reported(lane, &account, &limits, sent, now);
+        events::limits_reported(&account.id, &limits);
+        if let Some(desk) = self.lanes[lane].desks.of(&account) {
+            desk.budget.hear(&mut busy.permit, &limits, now);
+        }
+        let group = busy.permit.group();
+        self.lanes[lane].tell_news(&account, group, now);
         if !is_waited_for {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
@@ -242,23 +247,40 @@ impl Switchboard {
     }
 
     fn ended(&mut self, busy: Busy, end: AttemptEnd, now: Instant) {
-        let Busy { id, lane, account, permit, sent, .. } = busy;
+        let Busy { id, lane, account, permit, .. } = busy;
         self.offer_slots();
         if let Some(limits) = end.limits() {
-            self.limits_reported(lane, &account, limits, sent, now);
+            events::limits_reported(&account.id, limits);
         }
-        let used = match &end {
-            AttemptEnd::Answered { usage, .. } | AttemptEnd::Streamed { usage, .. } => *usage,
-            AttemptEnd::Failed(_) | AttemptEnd::Aborted => None,
-        };
         #[cfg(test)]
         if planted::is(Bug::LeakedPermit) && matches!(end, AttemptEnd::Aborted) {
             std::mem::forget(permit);
             return self.wake(lane);
         }
-        match self.lanes[lane].desk(&account) {
-            Some(desk) => desk.budget.settle(permit, used.map(|usage| usage.total())),
-            None => drop(permit),
+        let group = permit.group();
+        let kept = match self.lanes[lane].desks.of(&account) {
+            Some(desk) => settle(&mut desk.budget, permit, &end, now),
+            None => None, // a reload took the account away: the permit gives itself back
+        };
+        self.lanes[lane].tell_news(&account, group, now);
+        let mut stranded = Vec::new();
+        match kept {
+            Some(Kept::Account(until)) => events::account_held(&account.id, until - now),
+            Some(Kept::Model { group, until, is_news }) => {
+                let latest = self.lanes[lane].used_up.entry(group).or_insert(until);
+                *latest = until.max(*latest);
+                if is_news && self.lanes[lane].is_used_up(now, group) {
+                    stranded = self.lanes[lane].line.due_before_of(clock::far(now), group);
+                }
+                if is_news {
+                    let target = self.ledger.get(id.call).map(|entry| &entry.targets[entry.target]);
+                    events::day_used_up(&account.id, target.and_then(|target| target.model.as_deref()), until - now);
+                }
+            }
+            None => {}
+        }
+        if kept.is_some() {
+            self.expire_hopeless(lane, stranded, now);
         }
         match end {
             AttemptEnd::Answered { status, headers, body, usage, .. } => {
@@ -288,28 +310,10 @@ impl Switchboard {
         self.wake(lane);
     }
 
-    /// A response to an attempt that was `sent` then has said something of the account's limits.
-    fn limits_reported(
-        &mut self,
-        lane: usize,
-        account: &crate::messages::Account,
-        limits: &LimitReport,
-        sent: Instant,
-        now: Instant,
-    ) {
-        if limits.is_empty() {
-            return;
-        }
-        events::limits_reported(&account.id, limits);
-        if let Some(desk) = self.lanes[lane].desk(account) {
-            desk.budget.reported.note(limits, sent, now);
-        }
-    }
-
     /// The upstream has answered a call and accepted the key.
     fn answered(&mut self, lane: usize, account: &crate::messages::Account, now: Instant) {
         self.lanes[lane].retry_budget.answered(now);
-        if let Some(desk) = self.lanes[lane].desk(account) {
+        if let Some(desk) = self.lanes[lane].desks.of(account) {
             desk.budget.answered(now);
         }
     }
@@ -332,26 +336,41 @@ impl Switchboard {
         let counted = entry.counted;
         let verdict = judge(&failure, counted, &self.lanes[lane].retry, now, &mut self.dice);
         let error = final_error(&failure, &self.lanes[lane].upstream.name, entry.attempts);
-        let refused = failure.kind == FailureKind::KeyRefused;
-        let next_may_take = is_retryable(&failure) || refused || lacks_what_another_has(&failure);
+        // Another key may do, whatever the policy of retries.
+        let never_fits = failure.pushback == Some(Pushback::NeverFits);
+        let is_out_of_quota = failure.kind == FailureKind::OutOfQuota;
+        let is_of_key = match failure.pushback {
+            Some(Pushback::DailyQuota) => is_out_of_quota,
+            _ => rest_of(&failure).is_some(),
+        };
+        let lacks_what_another_has = is_of_key || is_out_of_quota || never_fits || failure.status() == Some(404);
+        let next_may_take = is_retryable(&failure) || lacks_what_another_has;
         let message = failure.message.clone();
-        let deadline = entry.deadline;
+        let (deadline, ask) = (entry.deadline, entry.ask);
         entry.last = Some(Box::new(failure));
         match verdict {
-            // Another key may be accepted; when none is left, the pump hands out the 401.
-            Verdict::GiveUp if refused && self.lanes[lane].is_usable(now) => {
+            // When none is left, its own answer is the call's end.
+            Verdict::GiveUp if is_of_key && self.lanes[lane].desks.is_open_to(now, ask.group) => {
                 entry.counted -= 1;
                 self.again_or(call, error, now);
             }
+            // Where it is known by now what it is too large for, it does not come back there.
+            Verdict::AgainAt(_) | Verdict::AgainWhenReady if never_fits => {
+                let desk = self.lanes[lane].desks.of(account);
+                match desk.is_some_and(|desk| matches!(desk.budget.ready(now, &ask), Ready::Never(_))) {
+                    true => self.again_or(call, error, now),
+                    false => self.next_target_or(call, error, now),
+                }
+            }
             Verdict::GiveUp if next_may_take => self.next_target_or(call, error, now),
             Verdict::GiveUp => self.end(call, Err(error), now),
-            Verdict::AgainWhenReady => self.again_or(call, error, now),
+            Verdict::AgainWhenReady => self.again_or_move(call, None, now),
             Verdict::AgainAt(at) if at >= deadline => {
-                let said = self.lanes[lane].provider_says(now);
                 let error = Error::new(
                     ErrorKind::DeadlineExceeded,
                     format!(
-                        "the next try would come after the call's time is up; the attempt before failed: {message}{said}"
+                        "the next try, in {}, would come after the call's time is up; the attempt before failed: {message}",
+                        seconds(at - now)
                     ),
                 );
                 self.next_target_or(call, error, now);
@@ -369,32 +388,40 @@ impl Switchboard {
         if failure.status().is_some_and(|status| status < 500) {
             way_out.retry_budget.answered(now);
         }
-        let Some(desk) = way_out.desk(account) else { return };
-        if failure.kind == FailureKind::KeyRefused {
-            desk.budget.rest(now);
-            let error = final_error(failure, &way_out.upstream.name, 1);
-            way_out.last_refusal = Some(error);
-            events::key_rests(&account.id);
+        let Some(desk) = way_out.desks.of(account) else { return };
+        if let Some(why) = rest_of(failure) {
+            match desk.budget.rest(why, now) {
+                Some(length) if why == Rest::Refused => events::key_rests(&account.id, length),
+                Some(length) => events::out_of_money(&account.id, failure.status(), length),
+                None => {} // it was under way when the rest began
+            }
+            way_out.last_refusal = Some(final_error(failure, &way_out.upstream.name, 1));
         } else if failure.status().is_some_and(|status| status < 500) {
-            desk.budget.wake();
-        }
-        let hold = named_wait(failure).filter(|_| failure.kind != FailureKind::OutOfQuota);
-        if let (Some(after), Some(desk)) = (hold, way_out.desk(account)) {
-            desk.budget.hold(now, clock::after(now, after));
-            events::account_held(&account.id, after);
-            self.expire_hopeless(lane, now);
+            desk.budget.wake(now);
         }
     }
 
-    /// Ends the waiting calls that the hold on every account has made certain to miss their deadline.
-    fn expire_hopeless(&mut self, lane: usize, now: Instant) {
-        let Some(until) = self.lanes[lane].held_until(now) else { return };
-        for call in self.lanes[lane].line.due_before(until) {
+    /// Ends the waiting calls that the hold on every account, or a day's quota that is used up at each, has made certain to
+    /// miss their deadline. Others that are `stranded` here may have another target.
+    fn expire_hopeless(&mut self, lane: usize, stranded: Vec<CallId>, now: Instant) {
+        let way_out = &mut self.lanes[lane];
+        let mut hopeless = match way_out.desks.held_until(now) {
+            Some(until) => way_out.line.due_before(until),
+            None => Vec::new(),
+        };
+        way_out.used_up.retain(|_, until| *until > now);
+        for group in way_out.used_up.keys() {
+            if let Some(until) = way_out.desks.kept_until(now, *group) {
+                hopeless.extend(way_out.line.due_before_of(until, *group));
+            }
+        }
+        for call in hopeless.into_iter().chain(stranded) {
             self.again_or_move(call, None, now);
         }
     }
 
-    /// Puts a call in line again where it was, unless it is certain to miss its deadline there.
+    /// Puts a call in line again where it was, or ends it with `error`, the upstream's own word, where it can never have its
+    /// turn.
     fn again_or(&mut self, call: CallId, error: Error, now: Instant) {
         self.again_or_move(call, Some(error), now);
     }
@@ -409,12 +436,9 @@ impl Switchboard {
         let waiting = matches!(entry.state, State::Waiting);
         match self.first_open(&targets, target, &request, deadline, false, now) {
             Ok((open, _)) if open == target && waiting => {}
-            Ok((open, tokens)) => self.move_to(call, targets, open, tokens, now),
-            // The refusal names the hold; a key's refusal is the upstream's own word.
-            Err(refusal) => {
-                let own_word = error.filter(|error| error.status() == 401);
-                self.end(call, Err(own_word.unwrap_or(*refusal)), now);
-            }
+            Ok((open, ask)) => self.move_to(call, targets, open, ask, now),
+            // The refusal names the hold.
+            Err(refusal) => self.end(call, Err(error.unwrap_or(*refusal)), now),
         }
     }
 
@@ -424,9 +448,9 @@ impl Switchboard {
         let (targets, next) = (entry.targets.clone(), entry.target + 1);
         let (request, deadline) = (Arc::clone(&entry.request), entry.deadline);
         if next < targets.len()
-            && let Ok((open, tokens)) = self.first_open(&targets, next, &request, deadline, false, now)
+            && let Ok((open, ask)) = self.first_open(&targets, next, &request, deadline, false, now)
         {
-            self.move_to(call, targets, open, tokens, now);
+            self.move_to(call, targets, open, ask, now);
         } else {
             self.end(call, Err(error), now);
         }
@@ -438,9 +462,35 @@ impl Switchboard {
     }
 }
 
-/// Whether another upstream may well answer where this one would not: it knows no such model, or its credit is used up.
-fn lacks_what_another_has(failure: &Failure) -> bool {
-    failure.kind == FailureKind::OutOfQuota || failure.status() == Some(404)
+/// Gives an attempt's permit back, and has the account's budget learn from its end. Gives
+/// what is kept back.
+fn settle(budget: &mut Budget, mut permit: Permit, end: &AttemptEnd, now: Instant) -> Option<Kept> {
+    match end {
+        AttemptEnd::Answered { usage, limits, .. } => {
+            budget.hear(&mut permit, limits, now);
+            budget.settle(permit, usage.map(|usage| usage.tokens()), now);
+            None
+        }
+        AttemptEnd::Streamed { usage, broken } => {
+            let held = broken.as_ref().and_then(|failure| budget.held_by(&permit, failure, now));
+            budget.settle(permit, usage.map(|usage| usage.tokens()), now);
+            held
+        }
+        AttemptEnd::Failed(failure) => budget.failed(permit, failure, now),
+        AttemptEnd::Aborted => {
+            budget.settle(permit, None, now);
+            None
+        }
+    }
+}
+
+/// Why the key rests behind this failure, if it does.
+fn rest_of(failure: &Failure) -> Option<Rest> {
+    match failure.pushback {
+        _ if failure.kind == FailureKind::KeyRefused => Some(Rest::Refused),
+        Some(Pushback::NoMoney) => Some(Rest::NoMoney),
+        _ => None,
+    }
 }
 
 /// The error a call ends with when `failure` was its last.

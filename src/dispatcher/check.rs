@@ -4,12 +4,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
-use std::time::Duration;
 
-use super::lane::Way;
+use super::desks::{Desk, ROUNDING};
 use super::ledger::State;
+use super::line::Place;
 use super::switchboard::Switchboard;
 use super::timers::Due;
+use super::turn::{Round, Turn};
 use crate::clock::Instant;
 use crate::messages::{AttemptId, CallId, SlotId};
 
@@ -82,6 +83,7 @@ pub(super) fn observe(board: &mut Switchboard, now: Instant, armed: Option<Insta
             board.check_timers(now, armed),
             board.check_slots(),
             board.check_lanes(now),
+            board.check_sums(now),
             watch.check_caps(board),
             watch.check_leavers(board),
         ];
@@ -104,7 +106,7 @@ impl Switchboard {
         let entries: Vec<_> = self.ledger.entries().collect();
         for entry in entries {
             let (lane, state) = (entry.lane(), &entry.state);
-            let in_line = self.lanes[lane].line.waiting.get(&entry.place());
+            let in_line = self.lanes[lane].line.get(entry.place(), entry.ask.group);
             ensure(entry.deadline > now, || format!("a call is still there past its deadline: {state:?}"))?;
             ensure(self.timers.due.get(&entry.deadline_due) == Some(&Due::DeadlineDue(entry.id)), || {
                 format!("a call without its deadline: {state:?}")
@@ -112,7 +114,7 @@ impl Switchboard {
             match state {
                 State::Waiting => {
                     waiting[lane].0 += 1;
-                    let agrees = |at: &super::line::Waiting| at.tokens == entry.tokens && at.deadline == entry.deadline;
+                    let agrees = |at: &super::line::Waiting| at.ask == entry.ask && at.deadline == entry.deadline;
                     ensure(in_line.is_some_and(agrees), || "a waiting call is not in its line as it is".into())?;
                 }
                 State::BackingOff(key) => {
@@ -145,8 +147,14 @@ impl Switchboard {
                 format!("{name} counts {} waiting, there are {in_line} and {backing_off}", lane.waiting)
             })?;
             let mut counts = [0; 3];
-            lane.line.waiting.keys().for_each(|place| counts[place.priority as usize] += 1);
+            let mut heads = BTreeMap::new();
+            for ((priority, group), queue) in &lane.line.queues {
+                counts[*priority as usize] += queue.len() as u64;
+                let call = *queue.keys().next().ok_or_else(|| format!("{name} has a queue of nobody"))?;
+                heads.insert(Place { priority: *priority, call }, *group);
+            }
             ensure(lane.line.counts == counts, || format!("the counts of {name}'s line are wrong"))?;
+            ensure(lane.line.heads == heads, || format!("{name} does not know who is first in its queues"))?;
             let parked = lane.parked.iter().filter_map(|place| self.ledger.get(place.call));
             let parked = parked.filter(|entry| matches!(entry.state, State::Parked)).count();
             ensure(parked == lane.parked.len(), || format!("{name} has parked calls that are elsewhere"))?;
@@ -217,7 +225,7 @@ impl Switchboard {
         }
         let busy = self.slots.slots.values().filter(|slot| slot.busy.is_some()).count();
         ensure(self.slots.busy() == busy, || format!("{} slots count as busy, {busy} are", self.slots.busy()))?;
-        for desk in self.lanes.iter().flat_map(|lane| &lane.desks) {
+        for desk in self.lanes.iter().flat_map(|lane| lane.desks.iter()) {
             if !given.iter().any(|(cell, _)| Rc::ptr_eq(cell, &desk.budget.in_flight)) {
                 given.push((Rc::clone(&desk.budget.in_flight), 0));
             }
@@ -230,18 +238,20 @@ impl Switchboard {
         Ok(())
     }
 
-    /// Whoever is first in a line waits for something that will come.
+    /// Whoever waits in a line waits for something that will come.
     fn check_lanes(&mut self, now: Instant) -> Checked {
         ensure(self.to_pump.is_empty(), || "a lane was woken and not pumped".into())?;
         let (idle, slots) = (self.slots.len() - self.slots.busy(), self.slots.len());
         let asked = self.asked_slots;
-        for lane in &mut self.lanes {
-            let Some((_, tokens)) = lane.line.head() else { continue };
-            let (way, name) = (lane.way(now, tokens), &lane.upstream.name);
-            match way {
-                // An account that comes back after a hold goes faster every second, faster than its refill was set to.
-                Way::Open(_) if lane.refill.is_some_and(|key| key.at() <= now + Duration::from_millis(1_100)) => {}
-                Way::Open(_) => {
+        for lane in self.lanes.iter_mut().filter(|lane| !lane.line.is_empty()) {
+            lane.desks.asks_all = true;
+            let turn = lane.next_turn(now, &mut Round::default());
+            lane.desks.asks_all = false;
+            let name = &lane.upstream.name;
+            match turn {
+                // Told times are rounded up.
+                Turn::Goes { .. } if lane.refill.is_some_and(|key| key.at() <= now + ROUNDING) => {}
+                Turn::Goes { .. } => {
                     ensure(idle == 0, || format!("a call waits for {name}, which is open, beside {idle} idle slots"))?;
                     ensure(asked > slots, || {
                         format!(
@@ -249,14 +259,37 @@ impl Switchboard {
                         )
                     })?;
                 }
-                Way::Later(at) => ensure(lane.refill.is_some_and(|key| key.at() <= at), || {
+                Turn::Nobody(Some(at)) => ensure(lane.refill.is_some_and(|key| key.at() <= at + ROUNDING), || {
                     format!("a call waits for a refill of {name} and nothing will wake it")
                 })?,
-                Way::Busy => {}
-                Way::Resting | Way::Closed => {
-                    Err(format!("a call waits for {name}, where it never has its turn: {way:?}"))?
+                Turn::Nobody(None) => ensure(lane.desks.iter().any(|desk| desk.budget.in_flight() > 0), || {
+                    format!("a call waits for the end of an attempt of {name}, and there is none")
+                })?,
+                Turn::Resting(_) | Turn::Closed(_) => {
+                    Err(format!("a call waits for {name}, where it never has its turn: {turn:?}"))?
                 }
             }
+        }
+        Ok(())
+    }
+}
+
+impl Switchboard {
+    /// What is kept of all accounts together is what each of them says.
+    fn check_sums(&mut self, now: Instant) -> Checked {
+        for lane in &mut self.lanes {
+            let (name, desks) = (&lane.upstream.name, &mut lane.desks);
+            let room: usize = desks.each().map(|desk| desk.budget.room_in_flight(now).0).sum();
+            ensure(desks.room_in_flight(now) == room, || format!("{name} does not know that it has room for {room}"))?;
+            let usable = desks.iter().any(|desk| !desk.budget.is_resting(now));
+            ensure(desks.is_usable(now) == usable, || format!("{name} is wrong about whether its keys rest"))?;
+            let kept_back = |desk: &Desk| desk.budget.held_until(now).is_some() || desk.budget.is_resting(now);
+            let kept_back = !desks.is_empty() && desks.iter().all(kept_back);
+            let until = desks.iter().filter_map(|desk| desk.budget.held_until(now)).min();
+            let held = desks.held_until(now);
+            ensure(held.is_some() == kept_back && (until.is_none() || !kept_back || held == until), || {
+                format!("{name} takes {held:?} for the end of its holds, it is {until:?}")
+            })?;
         }
         Ok(())
     }
@@ -266,7 +299,7 @@ impl Watch {
     /// No account has more in flight than it may, save what was when its cap was lowered.
     fn check_caps(&mut self, board: &Switchboard) -> Checked {
         let mut seen = HashMap::new();
-        for desk in board.lanes.iter().flat_map(|lane| &lane.desks) {
+        for desk in board.lanes.iter().flat_map(|lane| lane.desks.iter()) {
             let key = desk.account.key.as_ref().map(|key| key.expose().to_owned()).unwrap_or_default();
             let name = format!("{}/{key}", desk.account.id.upstream);
             let (in_flight, cap) = (desk.budget.in_flight(), desk.budget.max_in_flight());

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::ask::Ask;
+use super::lane::seconds;
 use super::ledger::{Entry, State, Target};
 use super::switchboard::Switchboard;
 use super::timers::Due;
@@ -27,13 +29,13 @@ impl Switchboard {
         let request = &submit.request;
         let targets = self.targets(request.model());
         let deadline = clock::after(now, request.timeout().unwrap_or(self.config.queue.default_timeout));
-        let (target, tokens) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
+        let (target, ask) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
             Ok(open) => open,
             Err(error) => {
                 let error = *error;
                 let error = match targets.first() {
                     Some(target) => {
-                        let budget = self.lanes[target.lane].budget_view(now);
+                        let budget = self.lanes[target.lane].desks.budget_view(now);
                         error.with_meta(Meta { budget, ..Meta::default() })
                     }
                     None => error,
@@ -58,7 +60,7 @@ impl Switchboard {
             deadline_due: self.timers.add(deadline, Due::DeadlineDue(submit.id)),
             targets,
             target,
-            tokens,
+            ask,
             attempts: 0,
             asked: None,
             counted: 0,
@@ -66,13 +68,13 @@ impl Switchboard {
             waiting_since: now,
             last: None,
         });
-        self.lanes[lane].line.push(entry.place(), tokens, deadline);
+        self.lanes[lane].line.push(entry.place(), ask, deadline);
         self.lanes[lane].waiting += 1;
         self.ledger.insert(entry);
         self.wake(lane);
     }
 
-    /// The first target from `from` on that can take the call before its deadline, and what the call may cost there.
+    /// The first target from `from` on that can take the call before its deadline, and what the call asks for there.
     /// The error is the first target's: it is the one the caller asked for.
     pub(super) fn first_open(
         &mut self,
@@ -82,12 +84,13 @@ impl Switchboard {
         deadline: Instant,
         newcomer: bool,
         now: Instant,
-    ) -> Result<(usize, u64), Box<Error>> {
-        let mut refused: Option<Error> = None;
+    ) -> Result<(usize, Ask), Box<Error>> {
+        let (mut refused, mut used_up) = (None::<Error>, None);
         for (index, target) in targets.iter().enumerate().skip(from) {
             let capacity = self.config.queue.capacity;
             let lane = &mut self.lanes[target.lane];
-            let tokens = if lane.counts_tokens() { request.tokens(tokens::estimate) } else { 0 };
+            let tokens = request.tokens(tokens::estimate);
+            let ask = Ask { group: lane.group_of(target.model.as_deref()), tokens, priority: request.priority() };
             let refusal = if newcomer && lane.waiting >= capacity {
                 Some(
                     Error::new(
@@ -100,12 +103,17 @@ impl Switchboard {
                     .with_retry_after(Duration::from_secs(1)),
                 )
             } else {
-                lane.refusal(now, request.priority(), tokens, deadline, newcomer)
+                lane.refusal(now, &ask, deadline, newcomer)
             };
             match refusal {
-                None => return Ok((index, tokens)),
+                // Where the quota of its day is used up it may wait, but the next target may take it before that.
+                None if lane.is_used_up(now, ask.group) => used_up = used_up.or(Some((index, ask))),
+                None => return Ok((index, ask)),
                 Some(error) => refused = refused.or(Some(error)),
             }
+        }
+        if let Some(open) = used_up {
+            return Ok(open);
         }
         Err(Box::new(refused.unwrap_or_else(|| {
             let model = request.model().unwrap_or_default();
@@ -132,17 +140,24 @@ impl Switchboard {
     /// The call's time is up.
     pub(super) fn deadline_due(&mut self, call: CallId, now: Instant) {
         let Some(entry) = self.ledger.get(call) else { return };
-        let (lane, tokens) = (entry.lane(), entry.tokens);
+        let (lane, ask) = (entry.lane(), entry.ask);
         let name = self.lanes[lane].upstream.name.clone();
         let mut message = match entry.state {
             State::Running(_) => format!("the call's time was up while {name} worked on attempt {}", entry.attempts),
             State::Waiting => {
-                let why = self.lanes[lane].explain(now, tokens);
+                let why = self.lanes[lane].explain(now, &ask);
                 format!("the call's time was up while it waited for {name}: {why}")
             }
-            State::BackingOff(_) | State::Parked => {
-                let said = self.lanes[lane].provider_says(now);
-                format!("the call's time was up while it waited to try {name} again{said}")
+            State::BackingOff(again) => {
+                let wait = seconds(again.at().saturating_duration_since(now));
+                format!("the call's time was up while it waited to try {name} again, in {wait}")
+            }
+            State::Parked => {
+                let share = self.lanes[lane].retry.retry_budget;
+                format!(
+                    "the call's time was up while it waited to try {name} again: its retries are more than \
+                     [retry] retry_budget ({share} of first attempts) allows now"
+                )
             }
         };
         if let Some(last) = self.ledger.get(call).and_then(|entry| entry.last.as_ref()) {
@@ -159,13 +174,13 @@ impl Switchboard {
         let (request, deadline) = (entry.request.clone(), entry.deadline);
         let targets = self.targets(request.model());
         match self.first_open(&targets, 0, &request, deadline, false, now) {
-            Ok((target, tokens)) => self.move_to(call, targets, target, tokens, now),
+            Ok((target, ask)) => self.move_to(call, targets, target, ask, now),
             Err(error) => self.end(call, Err(*error), now),
         }
     }
 
     /// Puts a call that waits nowhere else any more into the line of a target, where its attempts are counted anew.
-    pub(super) fn move_to(&mut self, call: CallId, targets: Vec<Target>, target: usize, tokens: u64, now: Instant) {
+    pub(super) fn move_to(&mut self, call: CallId, targets: Vec<Target>, target: usize, ask: Ask, now: Instant) {
         let Some(mut entry) = self.ledger.remove(call) else { return };
         self.take_out(&entry);
         let (old, new) = (&entry.targets[entry.target], &targets[target]);
@@ -174,7 +189,7 @@ impl Switchboard {
         }
         entry.targets = targets;
         entry.target = target;
-        entry.tokens = tokens;
+        entry.ask = ask;
         self.ledger.insert(entry);
         self.stand_in_line(call, now);
     }
@@ -187,7 +202,7 @@ impl Switchboard {
         }
         entry.state = State::Waiting;
         let (lane, place) = (entry.lane(), entry.place());
-        self.lanes[lane].line.push(place, entry.tokens, entry.deadline);
+        self.lanes[lane].line.push(place, entry.ask, entry.deadline);
         self.lanes[lane].waiting += 1;
         self.wake(lane);
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::admission::Admitted;
+use super::ask::Ask;
 use super::line::Place;
 use super::timers::DueKey;
 use crate::clock::Instant;
@@ -48,8 +49,8 @@ pub(crate) struct Entry {
     pub(crate) targets: Vec<Target>,
     /// The target in use.
     pub(crate) target: usize,
-    /// Estimated for the lane in use; 0 where no cap asks for it.
-    pub(crate) tokens: u64,
+    /// What it asks of the lane in use.
+    pub(crate) ask: Ask,
     /// Every request made.
     pub(crate) attempts: u32,
     /// The lane of the last of them.

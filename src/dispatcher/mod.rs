@@ -1,30 +1,37 @@
 //! Who goes when: one actor that holds every budget and routes calls to slots.
 //!
 //! `actor` is a thin shell round `switchboard`, which is plain state; its two directions are `intake` (calls in, calls
-//! out) and `attempts` (tries and their ends). Below them one policy a file: `lane` (an upstream with its accounts),
-//! `line` (who is next), `budget` with `pace` and `window` (may it go), `reported` (what the provider says of it), `retry` (may it go again, and when), `slots`,
-//! `timers`, `ledger`, `admission`.
+//! out) and `attempts` (tries and their ends). Below them one policy a file: `lane` (an upstream), `line` (who waits for
+//! it), `groups` (for which model), `turn` (who is next, and where), `desks` (its accounts, of which few are asked each
+//! time), `budget` (may it go; what was learned of its limits), `concurrency` and `knee` (how many at once), `retry` (may it
+//! go again, and when), `slots`, `timers`, `ledger`, `admission`; `explain` says why calls wait, `status` how everything
+//! stands.
 
 mod actor;
 mod admission;
+mod ask;
 mod attempts;
 mod budget;
 #[cfg(test)]
 pub(crate) mod check;
+mod concurrency;
+mod desks;
+mod explain;
+mod groups;
 mod intake;
+mod knee;
 mod lane;
 mod ledger;
 mod legacy;
 mod line;
-mod pace;
 #[cfg(test)]
 pub(crate) mod planted;
-mod reported;
 mod retry;
 mod slots;
+mod status;
 mod switchboard;
 mod timers;
-mod window;
+mod turn;
 
 pub use actor::Dispatcher;
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::budget::Permit;
-use crate::clock::Instant;
 use crate::messages::{Account, AttemptId, SeatId, SlotId, Tether};
 
 /// What a slot is busy with.
@@ -14,8 +13,6 @@ pub(crate) struct Busy {
     pub(crate) lane: usize,
     pub(crate) account: Arc<Account>,
     pub(crate) permit: Permit,
-    /// When it started.
-    pub(crate) sent: Instant,
     /// Its stream has gone to the caller, and ends with this at the latest: the call is out of the ledger.
     pub(crate) stream: Option<Tether>,
 }

@@ -3,7 +3,7 @@
 //! `intake` takes calls in and lets them go, `attempts` makes the tries and judges their ends. Both leave what is to be
 //! done outside (an attempt to run, slots to ask for) in `orders`, which the actor carries out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub(crate) struct Switchboard {
     pub(super) asked_slots: usize,
     /// When it is looked whether there are more slots than are of use.
     pub(super) surplus_due: Option<DueKey>,
+    /// Lanes where calls could go if there were idle slots, and how many.
+    pub(super) wanting: BTreeMap<usize, usize>,
     /// Lanes where something has changed since they were last pumped.
     pub(super) to_pump: Vec<usize>,
     pub(super) orders: Vec<Order>,
@@ -75,6 +77,7 @@ impl Switchboard {
             drained: Vec::new(),
             asked_slots: 0,
             surplus_due: None,
+            wanting: BTreeMap::new(),
             to_pump: Vec::new(),
             orders: Vec::new(),
         };
@@ -112,7 +115,7 @@ impl Switchboard {
             if !config.upstreams.contains_key(&self.lanes[index].upstream.name) {
                 self.lanes[index].retire(now);
                 let parked = self.lanes[index].parked.iter().map(|place| place.call);
-                let stranded: Vec<CallId> = self.lanes[index].line.calls().chain(parked).collect();
+                let stranded: Vec<CallId> = self.lanes[index].line.calls().into_iter().chain(parked).collect();
                 for call in stranded {
                     self.reroute(call, now);
                 }
@@ -202,11 +205,11 @@ impl Switchboard {
     }
 
     /// How things stand here; of the pool it knows nothing.
-    pub(crate) fn health(&self, now: Instant) -> Health {
+    pub(crate) fn health(&mut self, now: Instant) -> Health {
         Health {
             is_draining: self.draining,
             is_pool_unready: false,
-            usable_upstreams: self.lanes.iter().filter(|lane| lane.is_usable(now)).count(),
+            usable_upstreams: self.lanes.iter_mut().map(|lane| usize::from(lane.desks.is_usable(now))).sum(),
             waiting: self.lanes.iter().map(|lane| lane.waiting).sum(),
             in_flight: self.slots.busy(),
             slots: self.slots.len(),
@@ -251,7 +254,7 @@ impl Switchboard {
         let lane = &mut self.lanes[entry.lane()];
         match entry.state {
             State::Waiting => {
-                lane.line.remove(entry.place());
+                lane.line.remove(entry.place(), entry.ask.group);
                 lane.waiting -= 1;
             }
             State::BackingOff(key) => {
@@ -282,7 +285,7 @@ impl Switchboard {
             upstream,
             attempts: entry.attempts,
             queued: entry.waited + waiting,
-            budget: lane.budget_view(now),
+            budget: lane.desks.budget_view(now),
             usage: None,
         }
     }

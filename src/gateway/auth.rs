@@ -1,9 +1,9 @@
-//! Whose call it is: tenants by the digest of their key.
+//! Whose call it is: tenants, and the operator, by the digest of their key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use actix_web::http::header::{self, HeaderMap, HeaderName};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use crate::config::Config;
@@ -55,24 +55,77 @@ impl Tenants {
     }
 }
 
+/// The operator, found by the digest of `[server] admin_key`.
+pub(super) struct Operator(Option<Digest>);
+
+impl Operator {
+    pub(super) fn of(config: &Config) -> Self {
+        Self(config.server.admin_key.as_ref().map(|key| sha256(key.expose().as_bytes())))
+    }
+
+    /// Whether there is a key at all.
+    pub(super) fn has_key(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether these headers hold the key: as Bearer, or as the password of Basic with any name.
+    pub(super) fn is_let_in(&self, headers: &HeaderMap) -> bool {
+        let Some(value) = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes) else { return false };
+        let sent = bearer(value).map(sha256).or_else(|| basic_password(value).as_deref().map(sha256));
+        self.0.is_some() && self.0 == sent
+    }
+}
+
 fn sha256(bytes: &[u8]) -> Digest {
     let mut out = Digest::default();
     out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
 }
 
-/// The token behind the word `Bearer`, which is written in any case.
+/// The token behind the word `Bearer`.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
-    let (scheme, token) = value.split_at_checked(6)?;
+    of_scheme(b"bearer", value)
+}
+
+/// The password behind the word `Basic`: the name before it is anybody's.
+fn basic_password(value: &[u8]) -> Option<Vec<u8>> {
+    let mut pair = from_base64(of_scheme(b"basic", value)?)?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair.split_off(colon + 1))
+}
+
+/// What stands behind the name of a scheme, which is written in any case.
+fn of_scheme<'a>(name: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    let (scheme, token) = value.split_at_checked(name.len())?;
     let spaced = token.first().is_some_and(u8::is_ascii_whitespace);
-    (scheme.eq_ignore_ascii_case(b"bearer") && spaced).then(|| token.trim_ascii())
+    (scheme.eq_ignore_ascii_case(name) && spaced).then(|| token.trim_ascii())
+}
+
+fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
+    let end = text.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
+    for byte in &text[..end] {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        (bits, count) = (bits << 6 | u32::from(six), count + 6);
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8); // the low eight of what is there
+        }
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::gateway::testing::{config, tenant};
-    use actix_web::http::header::HeaderValue;
 
     fn caller(headers: &[(&'static str, &str)]) -> Result<Option<Arc<str>>, Error> {
         let mut config = config();
@@ -126,6 +179,29 @@ mod tests {
     fn a_refusal_does_not_repeat_the_key() {
         let error = caller(&[("authorization", "Bearer sk-secret")]).unwrap_err();
         assert!(!error.message().contains("sk-secret"));
+    }
+
+    #[test]
+    fn the_operator_is_known_by_bearer_or_by_the_password_of_basic_and_by_nothing_else() {
+        let mut config = config();
+        let is_let_in = |config: &Config, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+            Operator::of(config).is_let_in(&headers)
+        };
+        for value in ["Bearer ", "Bearer", "Basic ", "Basic Og==", "Bearer operator"] {
+            assert!(!is_let_in(&config, value), "without a key nobody is: {value}");
+        }
+        config.server.admin_key = Some(crate::messages::Secret::new("operator: key"));
+        // `admin:operator: key`, `:operator: key`
+        for value in ["Bearer operator: key", "basic YWRtaW46b3BlcmF0b3I6IGtleQ==", "Basic Om9wZXJhdG9yOiBrZXk"] {
+            assert!(is_let_in(&config, value), "{value}");
+        }
+        for value in ["Bearer operator", "Basic YWRtaW46", "Basic !", "Basic b3BlcmF0b3I6IGtleQ==", "operator: key", ""]
+        {
+            assert!(!is_let_in(&config, value), "{value}");
+        }
+        assert!(!Operator::of(&config).is_let_in(&HeaderMap::new()));
     }
 
     #[test]

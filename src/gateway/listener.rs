@@ -79,10 +79,10 @@ impl Gateway {
         let mut serving = false;
         for (arbiter, doorway) in seats.iter().zip(doorways) {
             let (listener, forebay) = (handle.listener.try_clone()?, forebay.clone());
-            let draining = Arc::clone(&handle.draining);
+            let (local_addr, draining) = (handle.local_addr, Arc::clone(&handle.draining));
             serving |= arbiter.spawn_fn(move || {
                 // Built on the thread it stays on: application and connections are not `Send`.
-                let shared = Shared::new(forebay, Some(doorway.seat), draining);
+                let shared = Shared::new(forebay, Some(doorway.seat), draining).listening_at(local_addr);
                 actix_rt::spawn(accept(listener, app(shared), doorway));
             });
         }

@@ -20,6 +20,7 @@ mod places;
 mod protocol;
 mod sending;
 mod stage;
+mod status;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -27,6 +28,7 @@ mod testing;
 mod tests;
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     forebay: Forebay,
     /// The thread the handlers run on, when it is one of the system's.
     seat: Option<SeatId>,
+    /// Only programs of this machine can connect.
+    on_loopback: bool,
     /// Set when the daemon is asked to end: from then on nothing new is begun.
     draining: Arc<AtomicBool>,
     /// What was read from the configuration in force; read anew when that is another.
@@ -56,11 +60,12 @@ pub(crate) struct Shared {
 struct Doors {
     config: Arc<Config>,
     tenants: auth::Tenants,
+    operator: auth::Operator,
 }
 
 impl Doors {
     fn of(config: Arc<Config>) -> Arc<Self> {
-        Arc::new(Self { tenants: auth::Tenants::of(&config), config })
+        Arc::new(Self { tenants: auth::Tenants::of(&config), operator: auth::Operator::of(&config), config })
     }
 }
 
@@ -68,7 +73,12 @@ impl Shared {
     /// What handlers on the thread `seat` share with each other and, through `draining`, with all threads.
     pub(crate) fn new(forebay: Forebay, seat: Option<SeatId>, draining: Arc<AtomicBool>) -> Self {
         let doors = RefCell::new(Doors::of(forebay.config()));
-        Self { forebay, seat, draining, doors }
+        Self { forebay, seat, on_loopback: true, draining, doors }
+    }
+
+    /// The same, for callers that come in at `addr`: what is in process is as near as loopback.
+    pub(crate) fn listening_at(self, addr: SocketAddr) -> Self {
+        Self { on_loopback: addr.ip().to_canonical().is_loopback(), ..self }
     }
 
     fn is_draining(&self) -> bool {
@@ -102,6 +112,7 @@ pub(crate) fn app(
         // An `Rc` would do; `Data` is what actix-web's extractors know.
         .app_data(web::Data::new(shared))
         .configure(operations::routes)
+        .configure(status::routes)
         .service(web::scope("/v1").configure(v1))
         .service(web::scope("/openai/v1").configure(v1))
         .default_service(web::to(errors::unknown_url))

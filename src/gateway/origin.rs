@@ -57,6 +57,12 @@ fn is_own(origin: &str, headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether a request was made to an IP address or localhost, not to a name that was made to resolve to loopback.
+pub(super) fn is_local(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.is_some_and(is_address_or_localhost)
+}
+
 /// Whether a `Host` header names an IP address or localhost, with a port or without.
 fn is_address_or_localhost(host: &str) -> bool {
     if let Some(rest) = host.strip_prefix('[') {

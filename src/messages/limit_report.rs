@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -10,12 +12,17 @@ const DAY: Duration = Duration::from_secs(86_400);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 
 /// What a limit counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Dimension {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Dimension {
+    /// Attempts.
     Requests,
     /// Tokens read and written, together.
     Tokens,
+    /// Tokens read.
     InputTokens,
+    /// Tokens written.
     OutputTokens,
 }
 
@@ -31,8 +38,10 @@ impl fmt::Display for Dimension {
 }
 
 /// Whose budget it is, where a provider keeps several of one dimension.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Scope {
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Scope {
     /// The one that most providers have only.
     Whole,
     /// OpenAI's project, within its organisation.

@@ -12,12 +12,15 @@ mod failure;
 mod headers;
 mod ids;
 pub(crate) mod json;
+mod learned;
 mod limit_report;
 mod outcome;
 mod redact;
 mod request;
 mod slot;
+mod status;
 mod stream;
+mod tokens;
 mod watch;
 
 pub use account::{Account, AccountId, Authorities, Secret, Timeouts, Upstream, UpstreamKind};
@@ -31,11 +34,21 @@ pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
 pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
-pub(crate) use limit_report::{BudgetReading, Dimension, LimitReport, Period, Reset, Scope};
+pub use learned::{
+    GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
+};
+pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
+pub use limit_report::{Dimension, Scope};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
 pub(crate) use redact::Redactor;
 pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
+pub(crate) use status::AskStatus;
+pub use status::{
+    AccountStatus, AtOnceStatus, CapStatus, ModelStatus, NextStatus, PoolStatus, RetriesStatus, Status, UpstreamStatus,
+    WaitingStatus,
+};
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, Tether, stream};
+pub(crate) use tokens::Tokens;
 pub(crate) use watch::{DeathWatch, Part, PartGone};

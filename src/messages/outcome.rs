@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::{Error, Headers, StreamBody};
+use super::{Error, Headers, StreamBody, Tokens};
 
 /// How a call ends: an upstream's success, or one error.
 pub type Outcome = Result<Answer, Error>;
@@ -31,6 +31,11 @@ impl Usage {
     /// All tokens of the call: the upstream's own sum, or ours where it gives none.
     pub fn total(&self) -> u64 {
         self.total_tokens.max(self.input_tokens.saturating_add(self.output_tokens))
+    }
+
+    /// Tokens in and out; what the upstream's sum has beside them counts as written.
+    pub(crate) fn tokens(&self) -> Tokens {
+        Tokens { input: self.input_tokens, output: self.total().saturating_sub(self.input_tokens) }
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
 
-use super::{Body, Error, ErrorKind, Headers};
+use super::{Body, Error, ErrorKind, Headers, Tokens};
 
 /// The calls of OpenAI's protocol that forebay carries.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -53,7 +53,8 @@ impl Endpoint {
 }
 
 /// Which calls go first when the budget is short.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Before the others.
     High,
@@ -74,7 +75,7 @@ pub struct Request {
     priority: Priority,
     tenant: Option<Arc<str>>,
     /// What it may need in tokens, once somebody has asked.
-    tokens: OnceLock<u64>,
+    tokens: OnceLock<Tokens>,
 }
 
 impl Request {
@@ -203,7 +204,7 @@ impl Request {
     }
 
     /// What it may need in tokens, as `estimate` says: asked once, since it reads the whole body.
-    pub(crate) fn tokens(&self, estimate: impl FnOnce(&Self) -> u64) -> u64 {
+    pub(crate) fn tokens(&self, estimate: impl FnOnce(&Self) -> Tokens) -> Tokens {
         *self.tokens.get_or_init(|| estimate(self))
     }
 

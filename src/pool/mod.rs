@@ -14,6 +14,7 @@ mod seat;
 mod seats;
 mod supervisor;
 pub mod transport;
+mod vitals;
 
 pub(crate) use request_actor::Lines;
 #[cfg(test)]
@@ -21,3 +22,4 @@ pub(crate) use seat::KillSlot;
 #[cfg(all(test, feature = "gateway"))] // the simulation alone
 pub(crate) use supervisor::KillSeat;
 pub(crate) use supervisor::Supervisor;
+pub(crate) use vitals::Vitals;

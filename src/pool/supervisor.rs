@@ -7,7 +7,6 @@
 //! supervisor dies, the root puts the system together anew.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -17,6 +16,7 @@ use super::restart::{Intensity, Streak};
 use super::seat::{Alive, EndSlot, Incarnation, SeatGone};
 use super::seats::{BEATS_MISSED, SeatLines, Seats};
 use super::transport::TransportFactory;
+use super::vitals::Vitals;
 use crate::clock;
 use crate::messages::{DeathWatch, NeedSlots, SeatId, SlotGone, SlotId, Stop};
 use crate::telemetry::events;
@@ -62,8 +62,8 @@ pub(crate) struct Supervisor {
     intensity: Intensity,
     seat_deaths: Intensity,
     limits: crate::config::Pool,
-    /// Set while more request actors die than the pool bears; whoever answers for readiness reads it.
-    unready: Arc<AtomicBool>,
+    /// Read by whoever answers for readiness and status.
+    vitals: Arc<Vitals>,
     _watch: DeathWatch,
 }
 
@@ -75,7 +75,7 @@ impl Supervisor {
         factory: &TransportFactory,
         lines: Lines,
         limits: crate::config::Pool,
-        unready: Arc<AtomicBool>,
+        vitals: Arc<Vitals>,
         watch: DeathWatch,
         ctx: &Context<Self>,
     ) -> Self {
@@ -86,7 +86,7 @@ impl Supervisor {
             intensity: Intensity::new(limits.max_restarts, limits.restart_window),
             seat_deaths: Intensity::new(SEAT_DEATHS, SEATS_WINDOW),
             limits,
-            unready,
+            vitals,
             _watch: watch,
         }
     }
@@ -180,8 +180,9 @@ impl Handler<SlotGone> for Supervisor {
         let next = SlotId { generation: slot.generation, ..gone.slot };
         let delay = slot.streak.died(now);
         events::slot_died(gone.slot, gone.crashed, delay);
+        self.vitals.count_restart();
         self.intensity.died(now);
-        if self.intensity.is_exceeded(now) && !self.unready.swap(true, Ordering::Relaxed) {
+        if self.intensity.is_exceeded(now) && !self.vitals.set_unready(true) {
             events::pool_unready(self.slots.len(), self.limits.restart_window);
             ctx.notify_later(CalmDue, self.limits.restart_window);
         }
@@ -211,7 +212,7 @@ impl Handler<CalmDue> for Supervisor {
         if self.intensity.is_exceeded(clock::now()) {
             ctx.notify_later(CalmDue, self.limits.restart_window);
         } else {
-            self.unready.store(false, Ordering::Relaxed);
+            self.vitals.set_unready(false);
         }
     }
 }

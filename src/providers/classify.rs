@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::error_body::ErrorBody;
 use super::pushback::pushback;
-use super::{limits, moments, waits};
+use super::{limits, moments, pacific, waits};
 use crate::messages::{Failure, FailureKind, Headers, Pushback, RetryHint, Sent};
 
 /// Statuses that are tried again.
@@ -46,6 +46,7 @@ pub(crate) fn is_retryable(failure: &Failure) -> bool {
     use FailureKind::*;
     match failure.kind {
         Certificate | Redirected | OutOfQuota | KeyRefused => false,
+        _ if failure.pushback == Some(Pushback::NoMoney) => false,
         _ if failure.hint.should_retry == Some(false) => false,
         Unreachable | Cut | Timeout(_) | Malformed | TooLarge | RateLimited | Crashed => true,
         StreamError => !failure.status().is_some_and(|status| NEVER_RETRIED.contains(&status)),
@@ -102,6 +103,10 @@ fn limited(pushback: Option<Pushback>) -> &'static str {
 
 /// When to come again. What is unreadable or negative says nothing, and the next source is asked.
 fn after(status: u16, headers: &Headers, error: &ErrorBody, now: SystemTime) -> Option<Duration> {
+    if status == 429 && error.is_day_used_up() {
+        // Google's own delay is that of a minute's quota, which is not the one that is used up.
+        return Some(pacific::until_midnight(moments::answered_at(headers, now)));
+    }
     let millis = |name| headers.get(name).and_then(|value| waits::plain(value, Duration::from_millis(1)));
     millis("retry-after-ms")
         .or_else(|| millis("x-ms-retry-after-ms"))
@@ -167,7 +172,11 @@ mod tests {
             assert!(!is_retryable(&classify_with(status, &[], "")), "{status}");
             assert!(!is_retryable(&classify_with(status, &[("x-should-retry", "true")], "")), "{status}");
         }
-        for status in [402, 405, 418, 424, 498, 501, 505, 520] {
+        for lines in [&[][..], &[("x-should-retry", "true")]] {
+            assert!(!is_retryable(&classify_with(402, lines, "")), "no wait brings money");
+            assert!(!is_retryable(&classify_event(Some(402), &headers(lines), &Bytes::new(), now())));
+        }
+        for status in [405, 418, 424, 498, 501, 505, 520] {
             assert!(!is_retryable(&classify_with(status, &[], "")), "{status}");
             assert!(is_retryable(&classify_with(status, &[("x-should-retry", "True")], "")), "{status}");
         }
@@ -230,6 +239,16 @@ mod tests {
         let sentence = r#"{"error":{"message":"try again in 9s"}}"#;
         assert_eq!(classify_with(503, &[], sentence).hint.after, None, "sentences are believed of 429 only");
         assert_eq!(classify_with(503, &[], google).hint.after, Some(Duration::from_secs(38)));
+    }
+
+    #[test]
+    fn a_quota_of_googles_day_comes_back_at_midnight_there_whatever_delay_is_named() {
+        let body = r#"{"error":{"status":"RESOURCE_EXHAUSTED","details":[
+            {"@type":"x/QuotaFailure","violations":[{"quotaId":"GenerateRequestsPerDayPerProjectPerModel"}]},
+            {"@type":"x/RetryInfo","retryDelay":"38s"}]}}"#;
+        assert_eq!(after_millis(&[], body), Some(19 * 3_600_000));
+        assert_eq!(after_millis(&[("retry-after", "38")], body), Some(19 * 3_600_000));
+        assert_eq!(after_millis(&[("date", "Fri, 21 Aug 2026 06:59:00 GMT")], body), Some(60_000));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod headers;
 pub(crate) mod limits;
 mod moments;
 pub(crate) mod openai;
+mod pacific;
 mod pushback;
 pub(crate) mod sse;
 pub(crate) mod tokens;

@@ -100,7 +100,7 @@ fn rfc3339(text: &str) -> Option<SystemTime> {
 }
 
 /// Days from 1970-01-01 to a day of the Gregorian calendar, not before it.
-fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
+pub(super) fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     // The year begins in March, so that a leap day is the last of it.
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let before_year = 365 * year + year / 4 - year / 100 + year / 400;

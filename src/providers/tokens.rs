@@ -4,7 +4,7 @@
 //! some of a minute's budget stands idle until the answer gives it back. Real tokenisers cost tens of megabytes and
 //! milliseconds for an answer that is off as well, because providers count chat templates, tools and images their own way.
 
-use crate::messages::{Endpoint, Request};
+use crate::messages::{Endpoint, Request, Tokens};
 
 /// Bytes of a body to a token. English is near 4.5, code and JSON 3 to 4, Chinese 3 bytes a character and less than a
 /// token each: 3 is at or below all of them, and the JSON around the text is counted along.
@@ -21,7 +21,7 @@ const MIN_FILE_BYTES: usize = 2_000;
 const DEFAULT_ANSWER_TOKENS: u64 = 1_024;
 
 /// The tokens to set aside for `request`: its prompt and all answers it asks for.
-pub(crate) fn estimate(request: &Request) -> u64 {
+pub(crate) fn estimate(request: &Request) -> Tokens {
     let body = request.body();
     let answer = match request.endpoint() {
         Endpoint::Embeddings | Endpoint::Moderations => 0,
@@ -29,7 +29,7 @@ pub(crate) fn estimate(request: &Request) -> u64 {
             body.token_limit().unwrap_or(DEFAULT_ANSWER_TOKENS)
         }
     };
-    prompt(body.bytes()).saturating_add(answer.saturating_mul(body.choices()))
+    Tokens { input: prompt(body.bytes()), output: answer.saturating_mul(body.choices()) }
 }
 
 /// The tokens of a body, which is valid JSON.
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn of(endpoint: Endpoint, text: String) -> u64 {
-        estimate(&Request::new(endpoint, text).unwrap())
+        estimate(&Request::new(endpoint, text).unwrap()).total()
     }
 
     fn chat(content: &str, more: &str) -> u64 {

@@ -48,6 +48,8 @@ pub(super) struct Ask {
     pub(super) text_bytes: usize,
     /// How many times each text is answered (`n`).
     pub(super) copies: usize,
+    /// How many tokens all its answers together may have, if it says so.
+    pub(super) most_tokens: Option<u64>,
     pub(super) stream: bool,
     pub(super) include_usage: bool,
     /// Embeddings as base64 instead of numbers.
@@ -86,6 +88,10 @@ impl Ask {
         if copies.saturating_mul(prompts.len()) > MAX_ANSWERS {
             return Err(format!("more than {MAX_ANSWERS} answers in one call"));
         }
+        // The same under the names of three ages.
+        let most = ["max_completion_tokens", "max_output_tokens", "max_tokens"];
+        let most = most.iter().find_map(|name| body[name].as_u64());
+        let answers = u64::try_from(copies * prompts.len()).unwrap_or(u64::MAX);
         let dimensions = body["dimensions"].as_u64().unwrap_or(DIMENSIONS).clamp(1, MAX_DIMENSIONS);
         Ok(Ask {
             kind,
@@ -93,6 +99,7 @@ impl Ask {
             prompts,
             text_bytes,
             copies,
+            most_tokens: most.map(|most| most.saturating_mul(answers)),
             stream: matches!(kind, Kind::Chat | Kind::Completion | Kind::Response)
                 && body["stream"] == Value::Bool(true),
             include_usage: body["stream_options"]["include_usage"] == Value::Bool(true),

@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use super::answers::{self, Good};
 use super::ask::{Ask, Kind, fnv};
 use super::faults::{self, Fault, Step};
-use super::http::{self, Body, Broken, Head, Headers, Wire};
+use super::http::{self, Body, Broken, Head, Wire};
 use super::ledger::{End, Visit};
-use super::limits::{Refusal, Scarce, go_duration, whole_ms, whole_seconds};
-use super::provider::Provider;
+use super::limits::{Headers, Scarce};
+use super::provider::{Place, Provider, Turned};
 use super::settings::Beyond;
 use super::spoil::{self, Show, Then};
 use crate::clock;
@@ -55,7 +55,7 @@ async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After
     let Some(kind) = kind else { return lookup(wire, provider, &head).await };
     let key = fnv(&head.key);
     let (number, visit, draw) = provider.arrived(kind, key);
-    let mut call = Call { wire, provider, visit, kind, key, number, keep_alive: head.keep_alive };
+    let mut call = Call { wire, provider, visit, kind, key, number, keep_alive: head.keep_alive, told: None };
     // Before the body is read, and so before the text could order anything else.
     if draw.fault == Some(Fault::ResetUnread) {
         call.visit.end(End::Faulted(Fault::ResetUnread));
@@ -100,7 +100,7 @@ async fn lookup(wire: &mut Wire, provider: &Provider, head: &Head) -> io::Result
                 None => unknown(&format!("The model '{id}' does not exist"), "model_not_found"),
             }
         }
-        ("GET", "/simulator/ledger") => (200, serde_json::to_value(provider.ledger.snapshot()).unwrap_or_default()),
+        ("GET", "/simulator/ledger") => (200, serde_json::to_value(provider.snapshot()).unwrap_or_default()),
         (_, "/simulator/redirected") => {
             provider.ledger.redirect_followed();
             unknown("this is where a redirect leads that should not have been followed", "redirect_followed")
@@ -139,6 +139,8 @@ struct Call<'a> {
     key: u64,
     number: u64,
     keep_alive: bool,
+    /// What headers say of the limits: as it was when the call met them, however late the answer.
+    told: Option<Headers>,
 }
 
 impl Call<'_> {
@@ -154,11 +156,16 @@ impl Call<'_> {
             }
         };
         let spent = answers::spent(&ask);
-        let _place = match self.provider.admit(self.key, spent) {
+        let charge = self.provider.settings.limits.charge;
+        let tokens = charge.tokens(spent.prompt, spent.completion, ask.most_tokens);
+        let (told, admitted) = self.provider.admit(self.key, tokens);
+        self.told = Some(told);
+        let mut place = match admitted {
             Ok(place) => place,
-            Err(refusal) => return self.refuse(&ask, refusal, spent.total()).await,
+            Err(turned) => return self.refuse(&ask, &turned).await,
         };
-        let earlier = self.provider.ledger.admitted(self.key, body_hash, spent, clock::now());
+        let earlier = self.provider.ledger.admitted(self.key, body_hash, spent, tokens, place.at);
+        self.queue(&mut place).await?;
         // A text with orders is not subject to chance: once they are carried out, it is answered.
         let drawn = draw.fault.map(|fault| Step { fault, times: 1, retry_after: None });
         let step = if steps.is_empty() { drawn } else { faults::due(&steps, earlier).cloned() };
@@ -184,6 +191,16 @@ impl Call<'_> {
                 self.visit.end(End::Faulted(step.fault));
                 self.strike(&step, &good).await
             }
+        }
+    }
+
+    /// Waits for a worker, unless the peer leaves.
+    async fn queue(&mut self, place: &mut Place) -> io::Result<()> {
+        let Some(turn) = place.turn() else { return Ok(()) };
+        tokio::select! {
+            // The other end is in line for as long as the place is.
+            _ = turn => Ok(()),
+            () = self.wire.gone() => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     }
 
@@ -292,41 +309,17 @@ impl Call<'_> {
     }
 
     /// Turns down a call beyond a limit.
-    async fn refuse(&mut self, ask: &Ask, refusal: Refusal, tokens: u64) -> io::Result<After> {
-        let reset = refusal.scarce == Scarce::Concurrency && self.provider.settings.beyond_concurrency == Beyond::Reset;
+    async fn refuse(&mut self, ask: &Ask, Turned { refusal, limits }: &Turned) -> io::Result<After> {
+        let beyond = self.provider.settings.beyond_concurrency;
+        let reset = refusal.scarce == Scarce::Concurrency && beyond == Beyond::Reset;
         self.visit.end(End::Limited(refusal.scarce, !reset));
         if reset {
             return Ok(After::Reset);
         }
-        let mut headers = Headers::new();
-        let again = refusal.wait.map(|wait| {
-            self.provider.hold(self.key, wait);
-            // Whole seconds, as the header's definition has it, and the exact time beside it, as OpenAI has it.
-            headers.push(("retry-after", whole_seconds(wait).to_string()));
-            headers.push(("retry-after-ms", whole_ms(wait).to_string()));
-            format!(" Please try again in {}.", go_duration(wait))
-        });
-        let model = &ask.model;
-        let (kind, message) = match (refusal.scarce, again) {
-            (Scarce::Requests, again) => {
-                ("requests", format!("Rate limit reached for {model} on requests.{}", again.unwrap_or_default()))
-            }
-            (Scarce::Tokens, Some(again)) => (
-                "tokens",
-                format!("Rate limit reached for {model} on tokens per min (TPM): Requested {tokens}.{again}"),
-            ),
-            (Scarce::Tokens, None) => {
-                let limit = self.provider.settings.limits.tokens_per_minute.map_or(0, |rate| rate.capacity());
-                (
-                    "tokens",
-                    format!(
-                        "Request too large for {model} on tokens per min (TPM): Limit {limit}, Requested {tokens}."
-                    ),
-                )
-            }
-            (Scarce::Concurrency, _) => ("requests", format!("Too many concurrent requests for {model}.")),
-        };
-        self.json(429, headers, &answers::error(&message, kind, Some("rate_limit_exceeded"))).await
+        if let Some(told) = refusal.told(limits) {
+            self.provider.hold(self.key, told);
+        }
+        self.json(429, refusal.headers(limits), &refusal.body(limits, &ask.model)).await
     }
 
     /// Sends a 200 with this body; `prompt` is entered as answered just before the last byte leaves, so that nobody holds
@@ -381,7 +374,7 @@ impl Call<'_> {
     fn headers(&self, more: Headers) -> Headers {
         let mut headers =
             vec![("x-request-id", format!("req_{:08x}", self.number)), ("openai-processing-ms", "1".to_owned())];
-        headers.extend(self.provider.headers(self.key));
+        headers.extend(self.told.clone().unwrap_or_else(|| self.provider.headers(self.key)));
         headers.extend(more);
         headers
     }

@@ -8,6 +8,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::limits::Headers;
+
 /// The largest head that is read.
 const MAX_HEAD: usize = 64 * 1024;
 /// More headers than this are refused.
@@ -263,9 +265,6 @@ pub(super) fn chunk(piece: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(piece);
     out.extend_from_slice(b"\r\n");
 }
-
-/// Headers, in order.
-pub(super) type Headers = Vec<(&'static str, String)>;
 
 /// An answer's head.
 pub(super) fn head(status: u16, headers: &Headers, body: Body, keep_alive: bool) -> Vec<u8> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::answers::Spent;
 use super::ask::Kind;
 use super::faults::Fault;
-use super::limits::{Limits, Scarce};
+use super::limits::Scarce;
 use super::snapshot::{Busiest, Snapshot};
 use crate::clock::Instant;
 
@@ -35,24 +35,28 @@ pub(super) enum End {
 #[derive(Debug)]
 struct Window {
     span: Duration,
-    moments: VecDeque<Instant>,
-    most: usize,
+    moments: VecDeque<(Instant, u64)>,
+    sum: u64,
+    most: u64,
 }
 
 impl Window {
     fn new(seconds: u64) -> Self {
-        Self { span: Duration::from_secs(seconds), moments: VecDeque::new(), most: 0 }
+        Self { span: Duration::from_secs(seconds), moments: VecDeque::new(), sum: 0, most: 0 }
     }
 
-    fn add(&mut self, now: Instant) {
+    fn add(&mut self, amount: u64, now: Instant) {
         // A moment exactly one span ago is out: a window is half open.
-        while self.moments.front().is_some_and(|first| now.saturating_duration_since(*first) >= self.span) {
+        let is_out = |(first, _): &&(Instant, u64)| now.saturating_duration_since(*first) >= self.span;
+        while let Some((_, gone)) = self.moments.front().filter(is_out) {
+            self.sum -= gone;
             self.moments.pop_front();
         }
         if self.moments.len() < MAX_IN_WINDOW {
-            self.moments.push_back(now);
+            self.moments.push_back((now, amount));
+            self.sum += amount;
         }
-        self.most = self.most.max(self.moments.len());
+        self.most = self.most.max(self.sum);
     }
 }
 
@@ -60,12 +64,13 @@ impl Window {
 struct Traffic {
     arrived: [Window; 2],
     granted: [Window; 2],
+    tokens: Window,
 }
 
 impl Default for Traffic {
     fn default() -> Self {
         let windows = || [Window::new(1), Window::new(60)];
-        Self { arrived: windows(), granted: windows() }
+        Self { arrived: windows(), granted: windows(), tokens: Window::new(60) }
     }
 }
 
@@ -86,7 +91,7 @@ impl Books {
 }
 
 /// The books, shared by all connections.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Ledger {
     books: Mutex<Books>,
     /// Counts changes, so that one can wait for a state instead of asking again and again.
@@ -94,11 +99,6 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn new(limits: Limits) -> Self {
-        let open = Snapshot { limits, ..Snapshot::default() };
-        Self { books: Mutex::new(Books { open, ..Books::default() }), changes: watch::Sender::new(0) }
-    }
-
     fn books(&self) -> MutexGuard<'_, Books> {
         // Nothing panics while it holds the books; if it did, counters would still be counters.
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
@@ -125,7 +125,7 @@ impl Ledger {
     /// A call's head was read: its number, and the guard that ends it.
     pub(super) fn arrived(self: &Arc<Self>, kind: Kind, key: u64, too_early: bool, now: Instant) -> (u64, Visit) {
         let number = self.change(|books| {
-            books.traffic(key).arrived.iter_mut().for_each(|window| window.add(now));
+            books.traffic(key).arrived.iter_mut().for_each(|window| window.add(1, now));
             let open = &mut books.open;
             let number = open.requests;
             open.requests += 1;
@@ -151,10 +151,13 @@ impl Ledger {
         });
     }
 
-    /// The limits let a call pass; the answer is how many attempts of its body they let pass before.
-    pub(super) fn admitted(&self, key: u64, body: u64, spent: Spent, now: Instant) -> u32 {
+    /// The limits let a call pass, charged with so many tokens; the answer is how many attempts of its body they let pass
+    /// before.
+    pub(super) fn admitted(&self, key: u64, body: u64, spent: Spent, charged: u64, now: Instant) -> u32 {
         self.change(|books| {
-            books.traffic(key).granted.iter_mut().for_each(|window| window.add(now));
+            let traffic = books.traffic(key);
+            traffic.granted.iter_mut().for_each(|window| window.add(1, now));
+            traffic.tokens.add(charged, now);
             books.open.admitted += 1;
             books.open.tokens.prompt += spent.prompt;
             books.open.tokens.completion += spent.completion;
@@ -169,12 +172,14 @@ impl Ledger {
         let books = self.books();
         let most =
             |of: fn(&Traffic) -> &Window| books.traffic.values().map(|traffic| of(traffic).most).max().unwrap_or(0);
+        let calls = |of| usize::try_from(most(of)).unwrap_or(usize::MAX);
         Snapshot {
             busiest: Busiest {
-                arrived_in_1s: most(|traffic| &traffic.arrived[0]),
-                arrived_in_60s: most(|traffic| &traffic.arrived[1]),
-                granted_in_1s: most(|traffic| &traffic.granted[0]),
-                granted_in_60s: most(|traffic| &traffic.granted[1]),
+                arrived_in_1s: calls(|traffic| &traffic.arrived[0]),
+                arrived_in_60s: calls(|traffic| &traffic.arrived[1]),
+                granted_in_1s: calls(|traffic| &traffic.granted[0]),
+                granted_in_60s: calls(|traffic| &traffic.granted[1]),
+                tokens_in_60s: most(|traffic| &traffic.tokens),
             },
             prompts: books.prompts.iter().map(|(hash, answers)| (format!("{hash:016x}"), *answers)).collect(),
             ..books.open.clone()
@@ -223,6 +228,8 @@ impl Visit {
                     *match scarce {
                         Scarce::Requests => &mut open.limited_by.requests,
                         Scarce::Tokens => &mut open.limited_by.tokens,
+                        Scarce::HiddenRequests => &mut open.limited_by.hidden_requests,
+                        Scarce::Acceleration => &mut open.limited_by.acceleration,
                         Scarce::Concurrency => &mut open.limited_by.concurrency,
                     } += 1;
                 }
@@ -269,7 +276,7 @@ mod tests {
     const SPENT: Spent = Spent { prompt: 3, completion: 4 };
 
     fn ledger() -> Arc<Ledger> {
-        Arc::new(Ledger::new(Limits::default()))
+        Arc::default()
     }
 
     #[test]
@@ -324,11 +331,11 @@ mod tests {
         // Two seconds on the clock hold two each; the second between 900 and 1900 holds four of key 1.
         for (key, ms) in [(1, 0), (1, 900), (1, 1_000), (2, 1_100), (1, 1_200), (1, 1_899), (1, 1_900), (1, 30_000)] {
             let _ = ledger.arrived(Kind::Chat, key, false, at(ms));
-            ledger.admitted(key, 0, SPENT, at(ms));
+            ledger.admitted(key, 0, SPENT, 10, at(ms));
         }
         let busiest = ledger.snapshot().busiest;
         assert_eq!((busiest.arrived_in_1s, busiest.granted_in_1s), (4, 4));
-        assert_eq!((busiest.arrived_in_60s, busiest.granted_in_60s), (7, 7));
+        assert_eq!((busiest.arrived_in_60s, busiest.granted_in_60s, busiest.tokens_in_60s), (7, 7, 70));
         assert_eq!(ledger.snapshot().tokens, Tokens { prompt: 24, completion: 32 });
     }
 
@@ -339,8 +346,8 @@ mod tests {
             ledger.read(body);
         }
         assert_eq!(ledger.snapshot().attempts, BTreeMap::from([(1, 2), (2, 1), (3, 1)]));
-        assert_eq!(ledger.admitted(1, 1, SPENT, now), 0);
-        assert_eq!(ledger.admitted(1, 1, SPENT, now), 1);
-        assert_eq!(ledger.admitted(1, 2, SPENT, now), 0);
+        assert_eq!(ledger.admitted(1, 1, SPENT, 7, now), 0);
+        assert_eq!(ledger.admitted(1, 1, SPENT, 7, now), 1);
+        assert_eq!(ledger.admitted(1, 2, SPENT, 7, now), 0);
     }
 }

@@ -4,7 +4,7 @@
 //! server lets one do. Its tasks are `Send` and need nothing but a tokio runtime, an actix System's included.
 //!
 //! The walk of a call: `http` reads its head, `ledger` numbers it, `faults` draws its fate from seed and number, `ask`
-//! reads its body, `limits` lets it pass or not, `answers` and `events` say what a good provider would,
+//! reads its body, `limits` (one set for each key, in `accounts`) let it pass or not, `answers` and `events` say what a good provider would,
 //! `spoil` breaks that as the fault demands, and `exchange` sends it. All but `http`, `exchange` and this file is pure.
 //!
 //! ```no_run
@@ -19,6 +19,7 @@
 //! # Ok(()) }
 //! ```
 
+mod accounts;
 mod answers;
 mod ask;
 mod events;
@@ -26,7 +27,7 @@ mod exchange;
 mod faults;
 mod http;
 mod ledger;
-mod limits;
+pub mod limits;
 mod provider;
 mod settings;
 mod snapshot;
@@ -44,8 +45,8 @@ use tokio::task::JoinSet;
 pub use answers::{expected_echo, expected_embedding, prompt_hash};
 pub use faults::{Fault, Odds};
 pub use limits::{Limits, Rate};
-pub use settings::{Beyond, Settings};
-pub use snapshot::{Busiest, LimitedBy, Snapshot, Tokens};
+pub use settings::{Beyond, Change, Settings};
+pub use snapshot::{Busiest, KeyStanding, LimitedBy, Slots, Snapshot, Tokens};
 
 use crate::clock;
 use provider::Provider;
@@ -169,7 +170,18 @@ impl Running {
 
     /// The ledger now. A good answer is in it before its last byte is on the wire.
     pub fn ledger(&self) -> Snapshot {
-        self.provider.ledger.snapshot()
+        self.provider.snapshot()
+    }
+
+    /// Other limits for all keys from now on: buckets stay as full as they were, logs, windows and calls in flight are kept.
+    /// Changes that the settings announce multiply these from then on.
+    ///
+    /// # Errors
+    /// When the limits cannot be; those before stay in force.
+    pub fn set_limits(&self, limits: Limits) -> Result<(), String> {
+        limits.check()?;
+        self.provider.set_limits(limits);
+        Ok(())
     }
 
     /// Waits until the ledger fulfils `condition`. Nothing is lost when the future is dropped.
@@ -192,7 +204,7 @@ impl Running {
         drop(stop);
         // An error is the end: nothing is ever sent.
         let _ = done.await;
-        provider.ledger.snapshot()
+        provider.snapshot()
     }
 }
 

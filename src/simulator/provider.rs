@@ -1,29 +1,20 @@
 //! What all connections of a simulator share: settings, the ledger, and what each API key has used.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use super::answers::{Spent, Stamp};
+use tokio::sync::oneshot;
+
+use super::accounts::{Account, Accounts, Ticket};
+use super::answers::Stamp;
 use super::ask::Kind;
 use super::faults::{self, Draw};
-use super::http::Headers;
 use super::ledger::{Ledger, Visit};
-use super::limits::{Meter, Refusal};
+use super::limits::{Headers, Limits, Refusal};
 use super::settings::Settings;
+use super::snapshot::Snapshot;
 use crate::clock::{self, Instant, WallClock};
-
-/// More keys than this share one account, so that keys cannot fill the memory.
-const MAX_KEYS: usize = 10_000;
-
-/// One API key's standing.
-#[derive(Debug)]
-struct Account {
-    meter: Meter,
-    /// Until when it was last told to wait.
-    hold: Option<Instant>,
-}
 
 /// Shared by all connections.
 #[derive(Debug)]
@@ -31,52 +22,66 @@ pub(super) struct Provider {
     pub(super) settings: Settings,
     pub(super) ledger: Arc<Ledger>,
     pub(super) address: SocketAddr,
-    accounts: Mutex<HashMap<u64, Account>>,
+    accounts: Mutex<Accounts>,
     wall: WallClock,
 }
 
 impl Provider {
     pub(super) fn new(settings: Settings, address: SocketAddr) -> Self {
         Self {
-            ledger: Arc::new(Ledger::new(settings.limits)),
+            ledger: Arc::default(),
+            accounts: Mutex::new(Accounts::new(&settings, clock::now())),
             settings,
             address,
-            accounts: Mutex::default(),
             wall: WallClock::new(),
         }
     }
 
-    fn account<T>(&self, key: u64, with: impl FnOnce(&mut Account) -> T) -> T {
-        let mut accounts: MutexGuard<'_, _> = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = accounts.contains_key(&key) || accounts.len() < MAX_KEYS;
-        let fresh = || Account { meter: Meter::new(&self.settings.limits, clock::now()), hold: None };
-        with(accounts.entry(if known { key } else { 0 }).or_insert_with(fresh))
+    /// Time is read behind the lock, so that no account ever sees it run backwards.
+    fn accounts<T>(&self, with: impl FnOnce(&mut Accounts, Instant) -> T) -> T {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        with(&mut accounts, clock::now())
+    }
+
+    fn account<T>(&self, key: u64, with: impl FnOnce(&mut Account, Instant) -> T) -> T {
+        self.accounts(|accounts, now| with(accounts.of(key, now), now))
     }
 
     /// A call's head was read: its number, its place in the ledger, and what chance has in store for it.
     pub(super) fn arrived(&self, kind: Kind, key: u64) -> (u64, Visit, Draw) {
-        let now = clock::now();
-        let too_early = self.account(key, |account| account.hold.is_some_and(|until| now < until));
+        let (too_early, now) = self.account(key, |account, now| (account.is_too_early(now), now));
         let (number, visit) = self.ledger.arrived(kind, key, too_early, now);
         let settings = &self.settings;
         (number, visit, faults::draw(settings.seed, number, &settings.odds, settings.latency))
     }
 
-    /// Lets a call pass the limits, or says why not. Its place is free again when the guard is dropped.
-    pub(super) fn admit(self: &Arc<Self>, key: u64, spent: Spent) -> Result<Place, Refusal> {
-        self.account(key, |account| account.meter.enter(spent.total(), clock::now()))?;
-        Ok(Place { provider: self.clone(), key })
+    /// Lets a call charged with `tokens` pass the limits, or says why not, and what headers say of them at that moment.
+    pub(super) fn admit(self: &Arc<Self>, key: u64, tokens: u64) -> (Headers, Result<Place, Turned>) {
+        let (entry, at) = self.account(key, |account, now| (account.enter(tokens, now), now));
+        let place = |ticket| Place { provider: self.clone(), key, at, ticket };
+        let turned = |refusal| Turned { refusal, limits: entry.limits };
+        (entry.headers, entry.result.map(place).map_err(turned))
     }
 
     /// `key` is told to wait for `wait`.
     pub(super) fn hold(&self, key: u64, wait: Duration) {
-        let until = clock::now() + wait.min(Duration::from_secs(86_400));
-        self.account(key, |account| account.hold = account.hold.max(Some(until)));
+        self.account(key, |account, now| account.hold(wait, now));
     }
 
     /// The rate-limit headers of `key` now.
     pub(super) fn headers(&self, key: u64) -> Headers {
-        self.account(key, |account| account.meter.headers(clock::now()))
+        self.account(key, |account, now| account.headers(now))
+    }
+
+    /// Other limits for all keys from now on.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.accounts(|accounts, now| accounts.set(limits, now));
+    }
+
+    /// The ledger now, with the limits in force and how far they are used.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let (limits, keys) = self.accounts(|accounts, now| accounts.standings(now));
+        Snapshot { limits, keys, ..self.ledger.snapshot() }
     }
 
     pub(super) fn stamp(&self, number: u64) -> Stamp {
@@ -88,15 +93,32 @@ impl Provider {
     }
 }
 
-/// A granted call's place among those in flight.
+/// A call beyond a limit, and the limits then in force.
+#[derive(Debug)]
+pub(super) struct Turned {
+    pub(super) refusal: Refusal,
+    pub(super) limits: Limits,
+}
+
+/// A granted call's place among those in flight, and at or before a worker; free again when it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     provider: Arc<Provider>,
     key: u64,
+    /// When it was granted.
+    pub(super) at: Instant,
+    ticket: Ticket,
+}
+
+impl Place {
+    /// What fires when a worker takes the call; `None` when one has.
+    pub(super) fn turn(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.ticket.turn.take()
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.provider.account(self.key, |account| account.meter.leave());
+        self.provider.account(self.key, |account, now| account.leave(&self.ticket, now));
     }
 }

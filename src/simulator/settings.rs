@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::faults::Odds;
-use super::limits::{Limits, Rate};
+use super::limits::Limits;
 
 /// What a [`super::Simulator`] is told. The default has no limits, no faults and no latency.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Settings {
     pub odds: Odds,
     /// What one API key may do.
     pub limits: Limits,
+    /// How the rates of `limits` change while it runs.
+    pub changes: Vec<Change>,
     /// What happens to a call beyond `limits.max_concurrent`.
     pub beyond_concurrency: Beyond,
     /// The shortest and the longest time before an answer, uniform between them. A limit's own 429 comes at once.
@@ -29,6 +31,15 @@ pub struct Settings {
     pub retry_after_503: Option<Duration>,
     /// What `/v1/models` lists; any model is answered.
     pub models: Vec<String>,
+}
+
+/// A change of all rates at a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Change {
+    /// When, since the simulator was bound.
+    pub after: Duration,
+    /// What the rates, as they were set, are multiplied by from then on: 0.5 halves them, 1 restores them.
+    pub factor: f64,
 }
 
 /// What happens to a call beyond the concurrency limit.
@@ -48,6 +59,7 @@ impl Default for Settings {
             seed: 1,
             odds: Odds::none(),
             limits: Limits::default(),
+            changes: Vec::new(),
             beyond_concurrency: Beyond::Refuse,
             latency: (Duration::ZERO, Duration::ZERO),
             chunks: 5,
@@ -74,12 +86,14 @@ impl Settings {
         if !(1..=10_000).contains(&self.chunks) {
             return Err(format!("{} chunks; it must be 1 to 10000", self.chunks));
         }
-        let limits = &self.limits;
-        let rates = [limits.requests_per_second, limits.requests_per_minute, limits.tokens_per_minute];
-        // A billion a period keeps the limiter's arithmetic in whole nanoseconds.
-        let possible = |rate: &Rate| (1..=1_000_000_000).contains(&rate.amount) && !rate.per.is_zero();
-        if !rates.iter().flatten().all(possible) || limits.max_concurrent == Some(0) {
-            return Err("a limit must be 1 to 1000000000; leave it out for none".to_owned());
+        self.limits.check()?;
+        for Change { after, factor } in &self.changes {
+            if !(factor.is_finite() && *factor > 0.0) {
+                return Err(format!("the factor {factor} of the limits at {after:?}; it must be above 0"));
+            }
+            // A rate that is sound now may be more than there can be, or leave a window less than one, later.
+            let scaled = self.limits.scaled(*factor);
+            scaled.check().map_err(|problem| format!("the limits at {after:?}: {problem}"))?;
         }
         Ok(())
     }
@@ -88,7 +102,7 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simulator::Fault;
+    use crate::simulator::{Fault, Rate};
 
     #[test]
     fn settings_that_cannot_be_are_refused() {

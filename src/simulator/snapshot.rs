@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::limits::Limits;
+use super::limits::{Limits, Standing};
 
 /// The ledger's state at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -55,6 +55,40 @@ pub struct Snapshot {
     pub redirects_followed: u64,
     /// The limits in force.
     pub limits: Limits,
+    /// How far each API key has used them, in the order of their first calls; the first hundred.
+    pub keys: Vec<KeyStanding>,
+}
+
+/// How far one API key has used its limits.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct KeyStanding {
+    /// Calls that its limits let pass.
+    pub granted: u64,
+    /// Calls beyond them.
+    pub refused: u64,
+    /// Each of its rates, hidden ones too.
+    pub limits: Vec<Standing>,
+    /// Its places, where a limit says how many.
+    pub slots: Option<Slots>,
+}
+
+/// Workers, or where there is no limit of those, places in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Slots {
+    /// How many there are.
+    pub limit: u32,
+    /// How many are in use.
+    pub busy: usize,
+    /// The most ever in use.
+    pub peak_busy: usize,
+    /// Calls in line for one.
+    pub waiting: usize,
+    /// The most ever in line.
+    pub peak_waiting: usize,
+    /// How much of their time, since the key's first call, they were in use.
+    pub utilisation: f64,
 }
 
 /// Calls beyond a limit, by what ran out.
@@ -63,8 +97,12 @@ pub struct Snapshot {
 pub struct LimitedBy {
     /// Requests per second or minute.
     pub requests: u64,
+    /// Requests, by the counter of which no header speaks.
+    pub hidden_requests: u64,
     /// Tokens per minute.
     pub tokens: u64,
+    /// Traffic that grew too fast.
+    pub acceleration: u64,
     /// Calls in flight.
     pub concurrency: u64,
 }
@@ -81,6 +119,8 @@ pub struct Busiest {
     pub granted_in_1s: usize,
     /// Admitted in any minute.
     pub granted_in_60s: usize,
+    /// Tokens that calls admitted in any minute were charged.
+    pub tokens_in_60s: u64,
 }
 
 /// Tokens of admitted calls.

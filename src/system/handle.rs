@@ -18,11 +18,12 @@ use crate::clock;
 use crate::config::Config;
 use crate::dispatcher::{Admitted, Dispatcher, Reconfigure, Submit, restarting};
 use crate::messages::{
-    Answer, AnswerBody, AskHealth, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome, Request, SeatId,
+    Answer, AnswerBody, AskHealth, AskStatus, CallId, Cancel, Drain, EndAll, Error, ErrorKind, Health, Outcome,
+    PoolStatus, Request, SeatId, Status,
 };
 
 /// How long the dispatcher may take to say how it is.
-const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// After the time to drain is over: how long the ends of calls may take to reach their callers.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -187,14 +188,32 @@ impl Forebay {
 
     /// How the system is. Asks the dispatcher through its mailbox; `None` when it does not answer within a second.
     pub async fn health(&self) -> Option<Health> {
-        let answer = self.dispatcher().send(AskHealth);
-        let health = tokio::select! {
-            biased;
-            health = answer => health.ok(),
-            () = clock::until(clock::now() + HEALTH_PATIENCE) => None,
-        };
-        let is_pool_unready = self.0.shared.unready.load(Ordering::Relaxed);
+        let health = self.ask(AskHealth).await;
+        let is_pool_unready = self.0.shared.vitals.is_unready();
         health.map(|health| Health { is_pool_unready, ..health })
+    }
+
+    /// How everything stands: queues, accounts and what was learned of their limits. Asks the dispatcher through its
+    /// mailbox; `None` when it does not answer within a second. Costs the dispatcher milliseconds where hundreds of models
+    /// are in use: for people and dashboards, not for every call.
+    pub async fn status(&self) -> Option<Status> {
+        let status = self.ask(AskStatus).await?;
+        let vitals = &self.0.shared.vitals;
+        let pool = PoolStatus { restarts: vitals.restarts(), is_unready: vitals.is_unready(), ..status.pool };
+        Some(Status { pool, body_bytes: self.0.shared.admission.held(), ..status })
+    }
+
+    /// Asks the dispatcher; `None` when it does not answer in time.
+    async fn ask<M>(&self, question: M) -> Option<M::Result>
+    where
+        M: Message<Result: Send> + Send + 'static,
+        Dispatcher: Handler<M>,
+    {
+        tokio::select! {
+            biased;
+            answer = self.dispatcher().send(question) => answer.ok(),
+            () = clock::until(clock::now() + PATIENCE) => None,
+        }
     }
 
     /// The configuration in force.

@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
 use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Stop};
 use crate::pool::transport::TransportFactory;
-use crate::pool::{Lines, Supervisor};
+use crate::pool::{Lines, Supervisor, Vitals};
 use crate::telemetry::events;
 
 /// So many deaths within [`WINDOW`] end the system.
@@ -38,8 +38,8 @@ pub(super) struct Shared {
     /// `None` until the root has started.
     pub(super) actors: RwLock<Option<Actors>>,
     pub(super) admission: Arc<Admission>,
-    /// Request actors crash faster than the pool bears.
-    pub(super) unready: Arc<AtomicBool>,
+    /// How the pool is.
+    pub(super) vitals: Arc<Vitals>,
     /// It is being shut down: no dispatcher takes new calls, not one that follows a crash either.
     pub(super) draining: AtomicBool,
     /// It was shut down: calls that find nobody are late, not unlucky.
@@ -113,7 +113,7 @@ impl Root {
     /// Starts dispatcher and pool and draws the lines between them.
     fn assemble(&mut self, ctx: &mut Context<Self>) {
         self.assembly += 1;
-        self.shared.unready.store(false, Ordering::Relaxed);
+        self.shared.vitals.set_unready(false);
         // Held until the new ones are there: a configuration that comes meanwhile is told to them.
         let shared = Arc::clone(&self.shared);
         let mut current = shared.actors.write().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl Root {
             dispatcher.do_send(Drain { done: oneshot::channel().0 });
         }
         let to = dispatcher.clone();
-        let (arbiters, factory, unready) = (&self.arbiters, &self.factory, Arc::clone(&self.shared.unready));
+        let (arbiters, factory, vitals) = (&self.arbiters, &self.factory, Arc::clone(&self.shared.vitals));
         let supervisor = Supervisor::create(|ctx| {
             let lines = Lines {
                 up: to.clone().recipient(),
@@ -141,7 +141,7 @@ impl Root {
                 attempted: to.clone().recipient(),
                 gone: [to.recipient(), ctx.address().recipient()],
             };
-            Supervisor::new(arbiters, factory, lines, pool, unready, watch, ctx)
+            Supervisor::new(arbiters, factory, lines, pool, vitals, watch, ctx)
         });
         dispatcher.do_send(PoolLine(supervisor.clone().recipient()));
         let actors = Actors { dispatcher, supervisor };

@@ -65,7 +65,7 @@ impl Builder {
             admission: Admission::new(&config),
             config: RwLock::new(config),
             actors: RwLock::new(None),
-            unready: Arc::default(),
+            vitals: Arc::default(),
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::messages::{AccountId, AttemptId, CallId, Failure, LimitReport, Outcome, Part, SeatId, SlotId};
+use crate::messages::{
+    AccountId, AttemptId, CallId, Dimension, Failure, LimitReport, LimiterKind, Outcome, Part, SeatId, SlotId,
+};
 
 pub(crate) fn attempt_started(id: AttemptId, account: &AccountId) {
     tracing::debug!(call = %id.call, attempt = id.number, %account, "attempt started");
@@ -73,8 +75,70 @@ pub(crate) fn account_held(account: &AccountId, after: Duration) {
     tracing::info!(%account, seconds = after.as_secs_f64(), "account held by the upstream's word");
 }
 
-pub(crate) fn key_rests(account: &AccountId) {
-    tracing::warn!(%account, "key refused (401): it rests; check the key and reload");
+/// A limit that was not known before, or is another by now. `whose` says by whose word, or from what it was learned.
+pub(crate) fn limit_learned(account: &AccountId, model: Option<&str>, limit: &LimitLearned) {
+    let LimitLearned { whose, counts, kind, limit, was, period, is_worse } = limit;
+    let (period_s, limit, was) = (period.as_secs_f64(), limit.round(), was.map(f64::round));
+    if *is_worse {
+        tracing::warn!(%account, model, whose, %counts, ?kind, limit, was, period_s, "limit learned");
+    } else {
+        tracing::info!(%account, model, whose, %counts, ?kind, limit, was, period_s, "limit learned");
+    }
+}
+
+/// What [`limit_learned`] says.
+pub(crate) struct LimitLearned {
+    pub(crate) whose: &'static str,
+    pub(crate) counts: Dimension,
+    pub(crate) kind: LimiterKind,
+    pub(crate) limit: f64,
+    pub(crate) was: Option<f64>,
+    /// Over what `limit` counts; of one that nobody tells of it is per minute, and this is over what it is kept.
+    pub(crate) period: Duration,
+    /// The operator may want to do something about it.
+    pub(crate) is_worse: bool,
+}
+
+/// An account was found to take so many at once.
+pub(crate) fn at_once_found(account: &AccountId, at_once: usize) {
+    tracing::info!(%account, at_once, "found how many at once it takes");
+}
+
+/// Whether anybody listens to [`waits`].
+pub(crate) fn waits_are_heard() -> bool {
+    tracing::enabled!(tracing::Level::DEBUG)
+}
+
+/// The first call in an upstream's line waits for something else than the one before it.
+pub(crate) fn waits(upstream: &str, why: &dyn std::fmt::Display) {
+    tracing::debug!(upstream, %why, "the first in line waits");
+}
+
+/// Once for each rest of a key.
+pub(crate) fn key_rests(account: &AccountId, rests: Duration) {
+    tracing::warn!(%account, rests_s = rests.as_secs(), "key refused (401): it rests; check the key and reload");
+}
+
+/// Once for each rest of a key.
+pub(crate) fn out_of_money(account: &AccountId, status: Option<u16>, rests: Duration) {
+    tracing::warn!(
+        %account,
+        status,
+        rests_s = rests.as_secs(),
+        "the upstream says that the account is out of credit or has reached its spending limit: its key rests, other keys \
+         go on; pay or raise the limit there, then reload (SIGHUP)"
+    );
+}
+
+/// Once for each time that a quota is used up.
+pub(crate) fn day_used_up(account: &AccountId, model: Option<&str>, after: Duration) {
+    tracing::warn!(
+        %account,
+        model,
+        seconds = after.as_secs(),
+        "the upstream says that the model's quota of the day is used up: its calls wait for the end of that, other models and \
+         keys go on"
+    );
 }
 
 pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {

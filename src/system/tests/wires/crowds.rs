@@ -33,8 +33,10 @@ fn fifty_calls_at_once_on_an_empty_pool_dial_fifty_times_and_get_their_own_answe
     for tls in [false, true] {
         run(async {
             let gate = Arc::new(Gate { waiting: Mutex::new(0), open: Condvar::new(), size: 50 });
-            let keys = "retry = { max_attempts = 1 }\nlimits = { max_concurrent = 50 }";
-            let stage = Stage::of(tls, keys, move |conn, asked| {
+            // Four accounts: one starts with sixteen.
+            let keys: Vec<String> = (0..4).map(|n| format!("sk-test-000000{n}")).collect();
+            let keys = format!("retry = {{ max_attempts = 1 }}\napi_keys = {keys:?}");
+            let stage = Stage::of(tls, &keys, move |conn, asked| {
                 gate.pass();
                 conn.say(Own::to(asked).sized()).map(|()| true)
             })

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::LazyLock;
 
 use super::own::Own;
-use crate::messages::{AnswerBody, Error, Outcome, Request};
+use crate::messages::{AnswerBody, Error, Outcome, Request, Tokens};
 use crate::pool::transport::tests::peer::{Asked, Conn, Peer};
 use crate::pool::transport::tests::rig::{OURS, trusted};
 use crate::system::Events;
@@ -32,7 +32,7 @@ static UPLOADS: LazyLock<[Request; 2]> = LazyLock::new(|| {
     let whole = Request::chat("m", serde_json::json!([{"role": "user", "content": "x".repeat(10 << 20)}]));
     let stream = whole.clone().into_stream().unwrap();
     [whole, stream].map(|request| {
-        request.tokens(|_| 1);
+        request.tokens(|_| Tokens { input: 1, output: 0 });
         request
     })
 });

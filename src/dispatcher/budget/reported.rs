@@ -1,10 +1,11 @@
-//! What the provider last said of an account's budgets, one reading each, to explain why a call waits.
+//! What the provider last said of budgets that cannot be reckoned with, since it did not say all of it (their limit, or
+//! what is left): to explain why a call waits.
 
 use std::time::Duration;
 
-use super::lane::seconds;
-use super::window::MINUTE;
+use super::cap::MINUTE;
 use crate::clock::Instant;
+use crate::dispatcher::lane::seconds;
 use crate::messages::{BudgetReading, LimitReport};
 
 /// The most budgets kept of one account: providers have four, and what names more of them is hostile.
@@ -26,22 +27,17 @@ impl Known {
         holds.checked_sub(now.saturating_duration_since(self.at)).filter(|left| !left.is_zero())
     }
 
-    /// The share that is left of the limit; of one that is not known in full, as if all were.
-    fn share(&self) -> f64 {
-        match (self.reading.remaining, self.reading.limit) {
-            (Some(remaining), Some(limit)) => remaining as f64 / limit as f64,
-            (Some(0), None) => 0.0,
-            _ => 1.0,
-        }
+    /// What is left, as far as it compares: nothing, something, nobody knows.
+    fn rank(&self) -> u64 {
+        self.reading.remaining.unwrap_or(u64::MAX)
     }
 
     fn in_words(&self, left: Duration) -> String {
         let BudgetReading { dimension, period, limit, remaining, reset, .. } = self.reading;
         let per = period.map_or(String::new(), |period| format!(" per {period}"));
-        let what = match (remaining, limit) {
-            (Some(remaining), Some(limit)) => format!("{remaining} of {limit} {dimension}{per} left"),
-            (Some(remaining), None) => format!("{remaining} {dimension}{per} left"),
-            (None, limit) => format!("at most {} {dimension}{per}", limit.unwrap_or_default()),
+        let what = match remaining {
+            Some(remaining) => format!("{remaining} {dimension}{per} left"),
+            None => format!("at most {} {dimension}{per}", limit.unwrap_or_default()),
         };
         if reset.is_some() { format!("{what}, resets in {}", seconds(left)) } else { what }
     }
@@ -54,15 +50,11 @@ pub(crate) struct Reported(Vec<Known>);
 impl Reported {
     /// A response came `at` of an attempt that was `sent` then.
     pub(crate) fn note(&mut self, report: &LimitReport, sent: Instant, at: Instant) {
-        for reading in &report.budgets {
-            let mut fresh = Known { sent, at, reading: *reading };
+        for reading in report.budgets.iter().filter(|reading| reading.limit.is_none() || reading.remaining.is_none()) {
+            let fresh = Known { sent, at, reading: *reading };
             match self.0.iter_mut().find(|known| known.reading.is_of_same_budget(reading)) {
                 Some(known) if known.sent > sent => {}
-                Some(known) => {
-                    // A sentence may have named the period, which headers go on to leave out.
-                    fresh.reading.period = reading.period.or(known.reading.period);
-                    *known = fresh;
-                }
+                Some(known) => *known = fresh,
                 None => {
                     if self.0.len() == KEPT {
                         self.0.remove(0);
@@ -76,7 +68,7 @@ impl Reported {
     /// The scarcest budget of which a reading still holds, in words.
     pub(crate) fn in_words(&self, now: Instant) -> Option<String> {
         let holding = self.0.iter().filter_map(|known| Some((known, known.left(now)?)));
-        let (known, left) = holding.min_by(|(one, _), (other, _)| one.share().total_cmp(&other.share()))?;
+        let (known, left) = holding.min_by_key(|(known, _)| known.rank())?;
         Some(known.in_words(left))
     }
 }
@@ -91,9 +83,9 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn reading(dimension: Dimension, remaining: u64, limit: u64, reset: u64) -> BudgetReading {
+    fn left(dimension: Dimension, remaining: u64, reset: u64) -> BudgetReading {
         let mut reading = BudgetReading::new(dimension, Scope::Whole, None);
-        (reading.remaining, reading.limit) = (Some(remaining), Some(limit));
+        reading.remaining = Some(remaining);
         reading.reset = Some(Reset { after: s(reset), grain: s(1) });
         reading
     }
@@ -103,16 +95,15 @@ mod tests {
     }
 
     #[test]
-    fn the_scarcest_budget_is_named_until_it_is_whole_again() {
+    fn the_budget_of_which_least_is_left_is_named_until_it_is_whole_again() {
         let now = clock::now();
         let mut reported = Reported::default();
         assert_eq!(reported.in_words(now), None);
-        let budgets = [reading(Dimension::Requests, 12, 500, 3), reading(Dimension::Tokens, 29_000, 30_000, 9)];
-        reported.note(&report(&budgets), now, now);
+        reported.note(&report(&[left(Dimension::Requests, 12, 3), left(Dimension::Tokens, 29_000, 9)]), now, now);
         let words = |after| reported.in_words(now + after);
-        assert_eq!(words(s(0)).as_deref(), Some("12 of 500 requests left, resets in 3.0 s"));
-        assert_eq!(words(s(1)).as_deref(), Some("12 of 500 requests left, resets in 2.0 s"));
-        assert_eq!(words(s(3)).as_deref(), Some("29000 of 30000 tokens left, resets in 6.0 s"));
+        assert_eq!(words(s(0)).as_deref(), Some("12 requests left, resets in 3.0 s"));
+        assert_eq!(words(s(1)).as_deref(), Some("12 requests left, resets in 2.0 s"));
+        assert_eq!(words(s(3)).as_deref(), Some("29000 tokens left, resets in 6.0 s"));
         assert_eq!(words(s(9)), None);
     }
 
@@ -120,15 +111,15 @@ mod tests {
     fn a_response_that_was_overtaken_says_nothing_new() {
         let now = clock::now();
         let mut reported = Reported::default();
-        reported.note(&report(&[reading(Dimension::Requests, 5, 500, 30)]), now + s(2), now + s(3));
-        reported.note(&report(&[reading(Dimension::Requests, 9, 500, 30)]), now + s(1), now + s(4));
-        assert_eq!(reported.in_words(now + s(4)).as_deref(), Some("5 of 500 requests left, resets in 29.0 s"));
-        reported.note(&report(&[reading(Dimension::Requests, 4, 250, 30)]), now + s(4), now + s(5));
-        assert_eq!(reported.in_words(now + s(5)).as_deref(), Some("4 of 250 requests left, resets in 30.0 s"));
+        reported.note(&report(&[left(Dimension::Requests, 5, 30)]), now + s(2), now + s(3));
+        reported.note(&report(&[left(Dimension::Requests, 9, 30)]), now + s(1), now + s(4));
+        assert_eq!(reported.in_words(now + s(4)).as_deref(), Some("5 requests left, resets in 29.0 s"));
+        reported.note(&report(&[left(Dimension::Requests, 4, 30)]), now + s(4), now + s(5));
+        assert_eq!(reported.in_words(now + s(5)).as_deref(), Some("4 requests left, resets in 30.0 s"));
     }
 
     #[test]
-    fn the_period_that_a_sentence_named_stays_known_and_readings_without_a_reset_hold_for_theirs() {
+    fn a_reading_without_a_reset_holds_for_its_period() {
         let now = clock::now();
         let mut reported = Reported::default();
         let mut told = BudgetReading::new(Dimension::Tokens, Scope::Whole, Some(Period::MINUTE));
@@ -136,12 +127,16 @@ mod tests {
         reported.note(&report(&[told]), now, now);
         assert_eq!(reported.in_words(now + s(59)).as_deref(), Some("at most 30000 tokens per minute"));
         assert_eq!(reported.in_words(now + s(60)), None);
-        reported.note(&report(&[reading(Dimension::Tokens, 10, 30_000, 5)]), now + s(60), now + s(60));
-        assert_eq!(
-            reported.in_words(now + s(60)).as_deref(),
-            Some("10 of 30000 tokens per minute left, resets in 5.0 s")
-        );
-        assert_eq!(reported.0.len(), 1);
+    }
+
+    #[test]
+    fn what_is_said_in_full_is_the_models_to_tell() {
+        let now = clock::now();
+        let mut reported = Reported::default();
+        let mut whole = left(Dimension::Requests, 5, 30);
+        whole.limit = Some(500);
+        reported.note(&report(&[whole]), now, now);
+        assert_eq!(reported.in_words(now), None);
     }
 
     #[test]
@@ -149,11 +144,11 @@ mod tests {
         let now = clock::now();
         let mut reported = Reported::default();
         for n in 1..1_000 {
-            let mut odd = reading(Dimension::Requests, 1, n, 60);
+            let mut odd = left(Dimension::Requests, n, 60);
             odd.period = Some(Period(s(n)));
             reported.note(&report(&[odd]), now, now);
         }
         assert_eq!(reported.0.len(), KEPT);
-        assert_eq!(reported.0[KEPT - 1].reading.limit, Some(999));
+        assert_eq!(reported.0[KEPT - 1].reading.remaining, Some(999));
     }
 }

@@ -1,0 +1,517 @@
+//! What is learned of the provider's limits for one group of models: budgets it tells of, budgets that are guessed.
+//!
+//! For each dimension the provider's own word counts where it gives one ([`Told`]). Where it is silent a limit is guessed
+//! ([`Guess`]), from the user's cap on, or from the second refusal at a like rate: a single one may be an accident. Beside
+//! what is told stand a *hidden* guess, when the provider refused although by its own word there was room (it counts over a
+//! second or ten, too), [`Growth`], when it said that traffic rose too fast, a day's quota that is used up, and how large a
+//! call was too large.
+
+mod memory;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::correction::Correction;
+use super::day::UsedUp;
+use super::growth::Growth;
+use super::guess::{Guess, delivered};
+use super::sends::{Cost, Counted, Sends, Ticket};
+use super::told::{Snapshot, Told, Unanswered};
+use super::wait::{Beyond, Wait};
+use crate::clock::Instant;
+use crate::messages::{BudgetReading, Dimension, LimitReport, Priority, Scope, Tokens};
+
+/// The most budgets believed of one group: providers have four or five, and what names more of them is hostile.
+const KEPT: usize = 8;
+
+/// A call so many times as large as a limit will not fit, however its estimate is off. What is less goes when the whole
+/// limit is there, and the provider judges.
+const SURELY: f64 = 1.3;
+
+/// A call was too large by the provider's word where it is estimated at this share of the limit at least, and for so long:
+/// the limit may be raised.
+const LARGE: f64 = 0.5;
+const TOO_LARGE_FOR: Duration = Duration::from_secs(3_600);
+
+/// How long a log of sends is kept at least: a minute, and what the pace looks back behind it.
+const LOG: Duration = Duration::from_secs(64);
+
+/// A budget that was told of is not believed any more behind so many answers that do not speak of it.
+const SILENT: u32 = 50;
+
+/// A second refusal teaches a limit when it comes within this time of the first, at a like rate, but not in its volley.
+const LESSON_WITHIN: Duration = Duration::from_secs(600);
+const LESSON_AFTER: Duration = Duration::from_secs(4);
+const LIKE: f64 = 1.5;
+/// Fewer refusals than this share of a second's calls, and than so many, are taken for faults.
+const ACCIDENT: f64 = 0.1;
+const MANY: f64 = 4.0;
+/// What is not the likelier of two explanations is guessed so much higher.
+const UNLIKELY: f64 = 1.25;
+
+/// The user's caps, per second; infinite where there is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CapRates {
+    pub(super) requests: f64,
+    pub(super) tokens: f64,
+}
+
+impl CapRates {
+    fn of(self, counted: Counted) -> f64 {
+        if counted == Counted::Requests { self.requests } else { self.tokens }
+    }
+}
+
+/// What names a budget of the provider's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Name {
+    dimension: Dimension,
+    scope: Scope,
+}
+
+impl Name {
+    fn of(reading: &BudgetReading) -> Self {
+        Self { dimension: reading.dimension, scope: reading.scope }
+    }
+}
+
+fn counted(dimension: Dimension) -> Counted {
+    match dimension {
+        Dimension::Requests => Counted::Requests,
+        Dimension::Tokens => Counted::Tokens,
+        Dimension::InputTokens => Counted::Input,
+        Dimension::OutputTokens => Counted::Output,
+    }
+}
+
+/// What a call was estimated to need, uncorrected: one that comes again is as large as it was.
+fn estimated(tokens: Tokens, dimension: Dimension) -> u64 {
+    Cost { requests: 1, input: tokens.input, output: tokens.output }.of(counted(dimension))
+}
+
+/// Calls that were too large for a budget by the provider's word.
+#[derive(Clone, Copy, Debug)]
+struct TooLarge {
+    name: Name,
+    limit: u64,
+    /// The smallest of them, as it was estimated.
+    least: u64,
+    until: Instant,
+}
+
+/// A refusal that has taught nothing yet.
+#[derive(Clone, Copy, Debug)]
+struct Lone {
+    at: Instant,
+    requests: f64,
+    tokens: f64,
+}
+
+/// One attempt, as it is entered here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entered {
+    pub(super) ticket: Ticket,
+    pub(super) at: Instant,
+    pub(super) cost: Cost,
+    /// Tokens as they were estimated, uncorrected.
+    pub(super) estimate: Tokens,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Learned {
+    sends: Sends,
+    unanswered: Unanswered,
+    told: Vec<(Name, Told)>,
+    requests: Option<Guess>,
+    tokens: Option<Guess>,
+    hidden: Option<Guess>,
+    /// Refusals of the last second that came although there was room.
+    refused_at: VecDeque<Instant>,
+    growth: Option<Growth>,
+    pub(super) day: Option<UsedUp>,
+    too_large: Option<TooLarge>,
+    lone: Option<Lone>,
+    /// How estimates of what goes in and of what comes out are off: text is measured, an answer only has its limit.
+    input: Correction,
+    output: Correction,
+    /// When a guess last kept a call back: only what is used to its limit teaches that there is more.
+    limited_at: Option<Instant>,
+    sent_at: Option<Instant>,
+}
+
+impl Learned {
+    /// What a call is entered with: one request, and its tokens as they turn out on average.
+    pub(super) fn cost(&self, tokens: Tokens) -> Cost {
+        Cost { requests: 1, input: self.input.of(tokens.input), output: self.output.of(tokens.output) }
+    }
+
+    fn tells(&self, counted: Counted) -> bool {
+        self.told.iter().any(|(_, told)| (told.counted == Counted::Requests) == (counted == Counted::Requests))
+    }
+
+    /// Whether the provider tells of any of its limits.
+    pub(super) fn is_told(&self) -> bool {
+        !self.told.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn told_limits(&self) -> Vec<f64> {
+        self.told.iter().map(|(_, told)| told.limit()).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn guessed_limits(&self, now: Instant) -> Vec<f64> {
+        self.guesses().map(|(guess, _)| guess.limit(now)).collect()
+    }
+
+    /// Whether any limit of a rate is known or guessed.
+    pub(super) fn knows_a_rate(&self) -> bool {
+        self.is_told() || self.requests.is_some() || self.tokens.is_some() || self.growth.is_some()
+    }
+
+    /// Where the provider is silent of what the user caps, the cap is the first guess.
+    pub(super) fn guess_caps(&mut self, caps: CapRates, now: Instant) {
+        for (counted, rate) in [(Counted::Requests, caps.requests), (Counted::Tokens, caps.tokens)] {
+            let is_told = self.tells(counted);
+            let guess = if counted == Counted::Requests { &mut self.requests } else { &mut self.tokens };
+            if is_told {
+                *guess = None;
+            } else if guess.is_none() && rate.is_finite() {
+                *guess = Some(Guess::unrefused(counted, rate * 60.0, now));
+            }
+        }
+    }
+
+    /// The caps have changed: guesses that stand for one that was never refused go with it.
+    pub(super) fn forget_caps(&mut self) {
+        for guess in [&mut self.requests, &mut self.tokens] {
+            guess.take_if(|guess| !guess.was_refused());
+        }
+    }
+
+    fn guesses(&self) -> impl Iterator<Item = (&Guess, Why)> {
+        let plain = [&self.requests, &self.tokens].into_iter().flatten().map(|guess| (guess, Why::Guessed));
+        let hidden = self.hidden.iter().map(|guess| (guess, Why::Hidden));
+        plain.chain(hidden)
+    }
+
+    fn guesses_mut(&mut self) -> impl Iterator<Item = &mut Guess> {
+        [&mut self.requests, &mut self.tokens, &mut self.hidden].into_iter().flatten()
+    }
+
+    /// When a call may go as far as the provider's limits are known or believed, and what keeps it until then.
+    pub(super) fn ready_at(
+        &mut self,
+        now: Instant,
+        tokens: Tokens,
+        priority: Priority,
+        caps: CapRates,
+    ) -> (Instant, Option<Wait>) {
+        let cost = self.cost(tokens);
+        let (mut at, mut why) = (now, None);
+        for (_, told) in &self.told {
+            let when = told.ready_at(now, cost.of(told.counted), priority, caps.of(told.counted), &self.sends);
+            if when > at {
+                (at, why) = (when, Some(told.wait(now, priority, &self.sends)));
+            }
+        }
+        let mut is_limited = false;
+        for (guess, kind) in self.guesses() {
+            let when = guess.ready_at(now, cost.of(guess.counted), priority, &self.sends);
+            is_limited |= when > now;
+            if when > at {
+                (at, why) = (when, Some(guess.wait(now, kind, priority)));
+            }
+        }
+        if is_limited {
+            self.limited_at = Some(now);
+        }
+        if let Some(growth) = &self.growth {
+            let when = growth.ready_at(now, &self.sends);
+            if when > at {
+                (at, why) = (when, Some(growth.wait(now)));
+            }
+        }
+        (at, why)
+    }
+
+    /// Whether a call is larger than a limit: by the provider's own word, or so much larger than it tells that an estimate is
+    /// not off by that.
+    pub(super) fn never_fits(&self, tokens: Tokens, now: Instant) -> Option<Beyond> {
+        let too_large = self.too_large.filter(|large| large.until > now);
+        if let Some(TooLarge { name, limit, least, until }) = too_large
+            && estimated(tokens, name.dimension) >= least
+        {
+            return Some(Beyond { counted: counted(name.dimension), limit, is_configured: false, until: Some(until) });
+        }
+        let cost = self.cost(tokens);
+        let surely =
+            |told: &Told| told.counted != Counted::Requests && cost.of(told.counted) as f64 > SURELY * told.limit();
+        let (_, told) = self.told.iter().find(|(_, told)| surely(told))?;
+        Some(Beyond { counted: told.counted, limit: told.limit() as u64, is_configured: false, until: None })
+    }
+
+    /// A call goes now.
+    pub(super) fn enter(&mut self, now: Instant, tokens: Tokens, priority: Priority, caps: CapRates) -> Entered {
+        let cost = self.cost(tokens);
+        // What was not asked for teaches nothing of a guess.
+        if let Some(sent_at) = self.sent_at
+            && self.limited_at.is_none_or(|limited| limited < sent_at)
+        {
+            self.guesses_mut().for_each(|guess| guess.idle(now - sent_at));
+        }
+        self.sent_at = Some(now);
+        for (_, told) in &mut self.told {
+            told.spend(now, cost.of(told.counted), priority, caps.of(told.counted), &self.sends);
+        }
+        for guess in self.guesses_mut() {
+            guess.spend(now, cost.of(guess.counted), priority, caps.of(guess.counted));
+        }
+        self.forget(now);
+        let ticket = self.sends.push(now, cost);
+        for (_, told) in &mut self.told {
+            told.sent(now, ticket, &self.sends);
+        }
+        if let Some(growth) = &mut self.growth {
+            growth.sent(now, &self.sends);
+        }
+        if let Some(day) = &mut self.day {
+            day.goes(now);
+        }
+        self.unanswered.insert(ticket, (now, cost));
+        Entered { ticket, at: now, cost, estimate: tokens }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let until = self.told.iter().map(|(_, told)| told.looks_back_to(now)).fold(now - LOG, Instant::min);
+        self.sends.forget(until);
+        let long_ago = now - Duration::from_secs(3_600);
+        while self.unanswered.first_key_value().is_some_and(|(_, (at, _))| *at < long_ago) {
+            self.unanswered.pop_first();
+        }
+    }
+
+    /// A response to an attempt has come, and says this of the limits.
+    pub(super) fn hear(&mut self, entered: &Entered, report: &LimitReport, now: Instant) {
+        self.told.iter_mut().for_each(|(_, told)| told.silent += 1);
+        for reading in &report.budgets {
+            self.hear_one(entered, reading, now);
+        }
+        // Only now: what was believed at its send is compared with what has just been told.
+        self.answered(entered);
+        self.told.retain(|(_, told)| told.silent < SILENT);
+        // Of what the request is charged the provider tells the sum only: the text's part is taken for the rest.
+        if let Some(charged) = report.cost {
+            self.input.hear(entered.estimate.input, charged.saturating_sub(entered.cost.output));
+        }
+    }
+
+    fn hear_one(&mut self, entered: &Entered, reading: &BudgetReading, now: Instant) {
+        let (name, counted) = (Name::of(reading), counted(reading.dimension));
+        self.too_large.take_if(|large| large.name == name && reading.limit.is_some_and(|limit| limit > large.limit));
+        let (Some(limit), Some(remaining)) = (reading.limit, reading.remaining) else { return };
+        let snapshot = Snapshot {
+            ticket: entered.ticket,
+            sent: entered.at,
+            limit: limit as f64,
+            remaining: remaining as f64,
+            reset: reading.reset,
+            heard: now,
+        };
+        if let Some((_, told)) = self.told.iter_mut().find(|(known, _)| *known == name) {
+            told.hear(snapshot, &self.sends, &self.unanswered);
+        } else if self.told.len() < KEPT {
+            let named = reading.period.map(|period| period.0);
+            let told = Told::new(counted, named, snapshot, &self.sends, &self.unanswered);
+            self.told.push((name, told));
+            if counted == Counted::Requests { self.requests = None } else { self.tokens = None }
+        }
+    }
+
+    /// An attempt has been answered, or never will be.
+    fn answered(&mut self, entered: &Entered) {
+        if let Some((at, cost)) = self.unanswered.remove(&entered.ticket) {
+            self.told.iter_mut().for_each(|(_, told)| told.answered(entered.ticket, at, cost));
+        }
+    }
+
+    /// An attempt has ended; `used` replaces what it was entered with.
+    pub(super) fn settle(&mut self, entered: &Entered, used: Option<Tokens>) {
+        self.answered(entered);
+        let Some(used) = used else { return };
+        self.input.hear(entered.estimate.input, used.input);
+        self.output.hear(entered.estimate.output, used.output);
+        // A count beyond reason must not close the account for days.
+        let most = |count: u64, had: u64| count.min(had.saturating_mul(20).max(1 << 20));
+        let cost = Cost {
+            input: most(used.input, entered.cost.input),
+            output: most(used.output, entered.cost.output),
+            ..entered.cost
+        };
+        self.correct(entered, cost);
+    }
+
+    fn correct(&mut self, entered: &Entered, cost: Cost) {
+        self.sends.settle(entered.ticket, entered.cost, cost);
+        for (_, told) in &mut self.told {
+            told.settled(entered.ticket, entered.cost.of(told.counted), cost.of(told.counted));
+        }
+    }
+
+    /// An attempt was refused, or cut before the provider could count it: it used no tokens. A refused request counts where
+    /// the provider's own word says what is left.
+    pub(super) fn not_admitted(&mut self, entered: &Entered, was_refused: bool) {
+        self.answered(entered);
+        let requests = u64::from(was_refused && self.tells(Counted::Requests));
+        self.correct(entered, Cost { requests, input: 0, output: 0 });
+    }
+
+    /// Of the limit that is guessed and nearest, the share that was used of late; `None` where none is guessed.
+    pub(super) fn nearest_use(&self, now: Instant) -> Option<f64> {
+        [&self.requests, &self.tokens]
+            .into_iter()
+            .flatten()
+            .map(|guess| guess.use_at(now, &self.sends))
+            .reduce(f64::max)
+    }
+
+    /// An attempt was refused for its rate; `told` is how long the provider said to wait. Behind
+    /// [`Learned::not_admitted`].
+    pub(super) fn refused(&mut self, entered: &Entered, report: &LimitReport, told: Option<Duration>, now: Instant) {
+        if refused_whole(report) {
+            self.too_large(entered, report, now);
+        }
+        // The first such refusal costs little: ten seconds are kept, at the rate that is told. More is taken off for more.
+        if self.shows_room(entered, report) && (self.is_no_accident(now) || self.hidden.is_none()) {
+            self.hidden_refused(entered, told, now);
+        }
+        let near = |guess: &Option<Guess>| guess.as_ref().map_or(-1.0, |guess| guess.use_at(now, &self.sends));
+        let (requests, tokens) = (near(&self.requests), near(&self.tokens));
+        let blamed = if requests >= tokens { &mut self.requests } else { &mut self.tokens };
+        if let Some(guess) = blamed {
+            guess.cut(now, entered.at, entered.ticket, told, &self.sends);
+        } else if !self.is_told() {
+            self.lesson(entered, told, now);
+        }
+    }
+
+    /// Whether of what was sent within a second so much was refused that it is hardly one fault among many calls.
+    fn is_no_accident(&mut self, now: Instant) -> bool {
+        let second = now - Duration::from_secs(1);
+        self.refused_at.push_back(now);
+        while self.refused_at.front().is_some_and(|at| *at < second) {
+            self.refused_at.pop_front();
+        }
+        let sent = self.sends.since(second, Counted::Requests).max(1);
+        self.refused_at.len() as f64 >= (ACCIDENT * sent as f64).min(MANY)
+    }
+
+    /// Whether by the provider's own word there was room for the attempt it refused.
+    fn shows_room(&self, entered: &Entered, report: &LimitReport) -> bool {
+        let has_room = |reading: &BudgetReading| {
+            let left = reading.remaining.unwrap_or(u64::MAX);
+            match reading.dimension {
+                Dimension::Requests => left >= 3,
+                Dimension::Tokens => left >= entered.cost.of(Counted::Tokens),
+                Dimension::InputTokens => left >= entered.cost.input,
+                Dimension::OutputTokens => left >= entered.cost.output,
+            }
+        };
+        let tells = report.budgets.iter().any(|reading| reading.remaining.is_some());
+        tells && report.budgets.iter().all(has_room)
+    }
+
+    fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
+        let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
+        let top = requests.per_minute();
+        match &mut self.hidden {
+            None => self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now)),
+            Some(hidden) => {
+                hidden.set_top(top);
+                hidden.cut_or_shorten(now, entered.at, entered.ticket, told, &self.sends);
+            }
+        }
+    }
+
+    /// The first refusal of a silent provider teaches nothing, a second at a like rate does.
+    fn lesson(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
+        let rate = |counted| delivered(entered.at, entered.ticket, told, counted, &self.sends);
+        let fresh = Lone { at: now, requests: rate(Counted::Requests), tokens: rate(Counted::Tokens) };
+        let Some(lone) = self.lone.filter(|lone| now < lone.at + LESSON_WITHIN) else {
+            self.lone = Some(fresh);
+            return;
+        };
+        if now < lone.at + LESSON_AFTER {
+            return;
+        }
+        self.lone = Some(fresh);
+        // By how much the two differ, as a ratio.
+        let apart =
+            |one: f64, other: f64| if one.min(other) > 0.0 { one.max(other) / one.min(other) } else { f64::INFINITY };
+        let (requests, tokens) = (apart(lone.requests, fresh.requests), apart(lone.tokens, fresh.tokens));
+        if requests.min(tokens) <= LIKE {
+            // Both may be what it counts. The one that differs less is the likelier; the other is given more room.
+            let room = |is_likelier: bool| if is_likelier { 1.0 } else { UNLIKELY };
+            let guess = |counted, rate: f64| Guess::refused(counted, rate, f64::INFINITY, Guess::FLAT_AFTER, now);
+            let rate = lone.requests.max(fresh.requests) * room(requests <= tokens);
+            self.requests = Some(guess(Counted::Requests, rate));
+            self.tokens = Some(guess(Counted::Tokens, lone.tokens.max(fresh.tokens) * room(tokens <= requests)));
+            self.lone = None;
+        }
+    }
+
+    /// The provider says that traffic has grown too fast.
+    pub(super) fn slow_down(&mut self, entered: &Entered, now: Instant) {
+        // As much as was sent within the last minute is what it has borne.
+        let borne = self.sends.up_to(entered.at - Duration::from_secs(60), entered.ticket, Counted::Requests);
+        let borne = (borne as f64).max(1.0);
+        match &mut self.growth {
+            Some(growth) => growth.refuse(borne, entered.at, now),
+            None => self.growth = Some(Growth::refused(borne, now)),
+        }
+    }
+
+    /// The provider says that a call of this size is more than its limit. Which that is, it has told now or before; what
+    /// seems small beside it was refused for something else, and teaches nothing.
+    pub(super) fn too_large(&mut self, entered: &Entered, report: &LimitReport, now: Instant) {
+        let told = self.told.iter().map(|(name, told)| (*name, told.limit() as u64));
+        let said = report.budgets.iter().filter_map(|reading| Some((Name::of(reading), reading.limit?)));
+        let share = |(name, limit): &(Name, u64)| estimated(entered.estimate, name.dimension) as f64 / *limit as f64;
+        let of_tokens = said.chain(told).filter(|(name, _)| name.dimension != Dimension::Requests);
+        let Some((name, limit)) = of_tokens.max_by(|one, other| share(one).total_cmp(&share(other))) else { return };
+        if share(&(name, limit)) <= LARGE {
+            return;
+        }
+        let known = self.too_large.filter(|large| large.name == name && large.until > now).map(|large| large.least);
+        let least = estimated(entered.estimate, name.dimension);
+        let least = known.map_or(least, |known| known.min(least));
+        self.too_large = Some(TooLarge { name, limit, least, until: now + TOO_LARGE_FOR });
+    }
+
+    /// No answer will come to anything that is under way.
+    pub(super) fn forget_unanswered(&mut self) {
+        self.unanswered.clear();
+        self.told.iter_mut().for_each(|(_, told)| told.forget_unanswered());
+    }
+}
+
+/// Whether a call was refused for its tokens although next to all of a limit was left: it is the call that is too large.
+fn refused_whole(report: &LimitReport) -> bool {
+    let is_whole = |reading: &BudgetReading| {
+        let (Some(limit), Some(remaining)) = (reading.limit, reading.remaining) else { return false };
+        reading.dimension != Dimension::Requests && remaining as f64 >= 0.9 * limit as f64
+    };
+    report.budgets.iter().any(is_whole)
+}
+
+/// Why a limit is guessed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    /// The provider does not tell of its limits.
+    Guessed,
+    /// It refuses although by its own word there is room.
+    Hidden,
+}
+
+#[cfg(test)]
+mod tests;

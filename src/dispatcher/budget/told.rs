@@ -1,0 +1,463 @@
+//! A budget that the provider tells of: how much is left of it now.
+//!
+//! *Known* is the newest snapshot: what a response said was left when its request arrived. *Believed* is the level now:
+//! the snapshot rolled forward over what has come back since, what we have sent since, and what others of the account
+//! seem to use. The margin says how far the belief is to be trusted. A call may go when the level covers it and the margin.
+//!
+//! - bucket: `level = remaining + refill - own sends behind the snapshot - others' rate * time`
+//! - window: `level = limit - others' part - own sends within the period`
+//! - a window too long to wait through bit by bit (a day's quota): `level = remaining - own sends behind the snapshot`,
+//!   until its reset
+//!
+//! Responses come late and out of order: the snapshot of a request that was sent earlier says nothing new, and of those
+//! sent within a tenth of a second, which may have overtaken each other on the wire, the lowest is taken for the newest.
+
+mod memory;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::kind::{Kind, VOLLEY};
+use super::margin::Margin;
+use super::sends::{Cost, Counted, Sends, Ticket};
+use super::wait::Wait;
+use crate::clock::Instant;
+use crate::messages::{Priority, Reset};
+
+/// Sends may arrive a little closer together than they left, or further apart: what is counted in windows is counted so
+/// much longer.
+pub(super) const GUARD: Duration = Duration::from_millis(120);
+
+/// A bucket's level is spent by calls of low priority over this part of its period. The rest stays for others.
+const HORIZON: f64 = 1.0 / 3.0;
+
+/// Low priority goes at most so much faster than a bucket fills, and than a window comes back.
+const BUCKET_HASTE: f64 = 1.25;
+const WINDOW_HASTE: f64 = 1.1;
+
+/// Windows keep this share free for calls that do not wait, for as long after the last of them.
+const CUSHION: f64 = 0.1;
+const CUSHION_FOR: Duration = Duration::from_secs(60);
+
+/// What calls of higher priority leave of a bucket: one late response's worth at its full rate, in seconds.
+const RESERVE_SECONDS: f64 = 0.5;
+
+/// By so much of itself a call may turn out to cost more than was estimated, even when the mean is right.
+const NOISE: f64 = 0.1;
+
+/// The margin is kept for so long behind a snapshot.
+const MARGIN_FOR: Duration = Duration::from_secs(10);
+
+/// Who has used more than this share of a window is its main user.
+const MAIN: f64 = 0.3;
+
+/// Timers are late: so much of a turn that was missed is made up for.
+pub(super) const LATE: Duration = Duration::from_millis(20);
+
+/// Others' rate is believed for so long behind a snapshot, then fades, and then is forgotten.
+const OTHERS_FOR: f64 = 6.0;
+const OTHERS_FADE: f64 = 5.0;
+const OTHERS_GONE: f64 = OTHERS_FOR + 6.0 * OTHERS_FADE;
+
+/// What is missing by less is there: sums of fractions are not exact.
+const ENOUGH: f64 = 1e-6;
+
+/// What one response said of the budget.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Snapshot {
+    /// The attempt it answers.
+    pub(super) ticket: Ticket,
+    pub(super) sent: Instant,
+    pub(super) limit: f64,
+    pub(super) remaining: f64,
+    pub(super) reset: Option<Reset>,
+    /// When the response came.
+    pub(super) heard: Instant,
+}
+
+/// Sends that no response has come to yet.
+pub(super) type Unanswered = BTreeMap<Ticket, (Instant, Cost)>;
+
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) counted: Counted,
+    pub(super) kind: Kind,
+    newest: Snapshot,
+    /// The bucket's level `at` that instant, own sends until then taken. Not of windows.
+    level: f64,
+    at: Instant,
+    /// Own sends shortly before the snapshot's that are unanswered: it may not know of them.
+    unseen: f64,
+    /// Level that was believed at each unanswered send, that send taken.
+    believed: BTreeMap<Ticket, f64>,
+    margin: Margin,
+    /// What others of the account use: of a bucket a rate per second, of a window an amount.
+    others: f64,
+    /// Of a window: by so much of itself a send is charged more than it is entered with.
+    surcharge: f64,
+    /// The same, as it is seen between snapshots.
+    charge: f64,
+    /// When the next call of low priority has its turn.
+    pub(super) turn: Instant,
+    /// The last send that was not of low priority.
+    high_at: Option<Instant>,
+    /// Answers since the provider last told of it.
+    pub(super) silent: u32,
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64()
+}
+
+impl Told {
+    /// A budget of which this is the first that was heard.
+    pub(super) fn new(
+        counted: Counted,
+        named: Option<Duration>,
+        first: Snapshot,
+        sends: &Sends,
+        unanswered: &Unanswered,
+    ) -> Self {
+        let mut told = Self {
+            counted,
+            kind: Kind::new(named, first.sent),
+            newest: first,
+            level: first.remaining,
+            at: first.sent,
+            unseen: 0.0,
+            believed: BTreeMap::new(),
+            margin: Margin::default(),
+            others: 0.0,
+            surcharge: 0.0,
+            charge: 0.0,
+            turn: first.sent,
+            high_at: None,
+            silent: 0,
+        };
+        told.kind.hear(first.sent, first.limit, first.limit - first.remaining, first.reset);
+        told.see_others(&first, sends);
+        told.take(first, told.unseen_by(&first, unanswered), sends);
+        told
+    }
+
+    pub(super) fn limit(&self) -> f64 {
+        self.newest.limit
+    }
+
+    /// Per second, as the provider allows it.
+    pub(super) fn rate(&self) -> f64 {
+        self.newest.limit / self.kind.likely_period().as_secs_f64()
+    }
+
+    /// Per minute, as far as that is sure.
+    pub(super) fn per_minute(&self) -> f64 {
+        self.newest.limit / self.kind.period.as_secs_f64() * 60.0
+    }
+
+    fn is_of_others(&self) -> bool {
+        self.kind.is_bucket && self.others > 0.05 * self.rate()
+    }
+
+    /// A response has come. `sends` holds its request and what was sent since.
+    pub(super) fn hear(&mut self, new: Snapshot, sends: &Sends, unanswered: &Unanswered) {
+        let (old, limit) = (self.newest, new.limit);
+        self.silent = 0;
+        if let Some(believed) = self.believed.remove(&new.ticket) {
+            // Later sends may have overtaken this one.
+            let overtaking = sends.behind(new.ticket, new.sent + VOLLEY, self.counted) as f64;
+            self.margin.hear(believed - overtaking - new.remaining, limit);
+        }
+        if new.sent + VOLLEY < old.sent {
+            return;
+        }
+        if new.sent < old.sent + VOLLEY && limit == old.limit {
+            let left = |of: &Snapshot| of.remaining - sends.behind(of.ticket, new.heard, self.counted) as f64;
+            if left(&new) >= left(&old) {
+                return;
+            }
+        }
+        let unseen = self.unseen_by(&new, unanswered);
+        if self.kind.hear(new.sent, limit, limit - new.remaining, new.reset) {
+            // What was believed of another kind of limiter is void.
+            self.margin = Margin::default();
+            self.believed.clear();
+            (self.others, self.surcharge) = (0.0, 0.0);
+        }
+        if !self.kind.is_bucket {
+            self.see_charge(&old, &new, sends);
+            self.see_others(&new, sends);
+        } else if limit == old.limit {
+            let dt = seconds(old.sent, new.sent);
+            if dt > 0.02 {
+                let expected = self.rolled(&old, new.sent, Some(new.ticket), sends) - self.unseen + unseen;
+                let rate = (expected - new.remaining) / dt;
+                self.others += (1.0 - (-dt / 5.0).exp()) * (rate - self.others);
+            }
+        }
+        self.take(new, unseen, sends);
+    }
+
+    fn take(&mut self, new: Snapshot, unseen: f64, sends: &Sends) {
+        self.at = self.at.max(new.heard);
+        self.level = self.rolled(&new, self.at, None, sends);
+        self.newest = new;
+        self.unseen = unseen;
+    }
+
+    /// What of our own sends a snapshot may not know of: those from shortly before its request, still unanswered.
+    fn unseen_by(&self, snapshot: &Snapshot, unanswered: &Unanswered) -> f64 {
+        let near = unanswered.range(..snapshot.ticket).rev().take_while(|(_, (at, _))| *at + VOLLEY >= snapshot.sent);
+        near.map(|(_, (_, cost))| cost.of(self.counted) as f64).sum()
+    }
+
+    /// What of a window's use our log does not explain. Others use it, or the provider charges more than it says in the end:
+    /// where we are the main user, what is under way is taken to be charged so, too.
+    fn see_others(&mut self, snapshot: &Snapshot, sends: &Sends) {
+        let own = sends.up_to(snapshot.sent - self.kind.period, snapshot.ticket, self.counted) as f64;
+        self.others = (snapshot.limit - snapshot.remaining - own).max(0.0);
+        let share = if own > MAIN * snapshot.limit { (self.others / own).min(1.0) } else { 0.0 };
+        self.surcharge = share.max(self.charge);
+    }
+
+    /// What a window lost between two snapshots, against what we sent between them. What comes back meanwhile hides some.
+    fn see_charge(&mut self, old: &Snapshot, new: &Snapshot, sends: &Sends) {
+        let own: u64 = sends.each_behind(old.ticket, Some(new.ticket), self.counted).map(|(_, cost)| cost).sum();
+        let lost = old.remaining - new.remaining;
+        if own > 0 && lost > 0.0 && new.limit == old.limit {
+            let more = (lost / own as f64 - 1.0).clamp(-1.0, 1.0);
+            self.charge = (self.charge + 0.1 * (more - self.charge)).max(0.0);
+        }
+    }
+
+    /// A bucket's level at `at`, from a snapshot on: what flows in, less our sends, those behind `last` not counted.
+    fn rolled(&self, from: &Snapshot, at: Instant, last: Option<Ticket>, sends: &Sends) -> f64 {
+        let rate = from.limit / self.kind.period.as_secs_f64();
+        let (mut level, mut time) = (from.remaining, from.sent);
+        for (sent, cost) in sends.each_behind(from.ticket, last, self.counted) {
+            level = (level + rate * seconds(time, sent)).min(from.limit) - cost as f64;
+            time = time.max(sent);
+        }
+        (level + rate * seconds(time, at)).min(from.limit)
+    }
+
+    /// The rate of a bucket's others as far as it is still believed.
+    fn fading(&self, now: Instant) -> f64 {
+        match seconds(self.newest.sent, now) {
+            gone if gone > OTHERS_GONE => 0.0,
+            dt => self.others.max(0.0) * (-(dt - OTHERS_FOR).max(0.0) / OTHERS_FADE).exp(),
+        }
+    }
+
+    /// What is believed to be left at `now`.
+    pub(super) fn level(&self, now: Instant, sends: &Sends) -> f64 {
+        let limit = self.newest.limit;
+        if self.kind.is_bucket {
+            let others = self.fading(now) * seconds(self.newest.sent, now).min(OTHERS_FOR);
+            (self.level - self.unseen + self.rate() * seconds(self.at, now)).min(limit) - others
+        } else if self.kind.ends_whole() {
+            match self.whole_at() {
+                at if at <= now => limit - sends.since(at, self.counted) as f64,
+                _ => self.newest.remaining - self.behind(now, sends),
+            }
+        } else {
+            // What a snapshot has shown is there whatever the log says: a window may have come back as a whole.
+            let drift = self.others / self.kind.period.as_secs_f64() * seconds(self.newest.sent, now);
+            let shown = self.newest.remaining - (1.0 + self.surcharge) * self.behind(now, sends) - drift;
+            self.logged(now, sends).max(shown)
+        }
+    }
+
+    /// What the log of sends leaves of a window.
+    fn logged(&self, now: Instant, sends: &Sends) -> f64 {
+        let own = sends.since(now - self.kind.period - GUARD, self.counted) as f64;
+        // Of what is under way, what has left the window has left it with its surcharge.
+        let surcharge = self.surcharge * self.behind(now, sends).min(own);
+        self.newest.limit - self.others_in_window(now) - own - surcharge
+    }
+
+    /// What we have sent that the newest snapshot does not know of.
+    fn behind(&self, now: Instant, sends: &Sends) -> f64 {
+        sends.behind(self.newest.ticket, now, self.counted) as f64 + self.unseen
+    }
+
+    /// What keeps a call, in words.
+    pub(super) fn wait(&self, now: Instant, priority: Priority, sends: &Sends) -> Wait {
+        let level = self.level(now, sends);
+        if priority == Priority::Low && self.turn > now && level > 0.1 * self.newest.limit {
+            return Wait::Paced;
+        }
+        // The casts saturate.
+        Wait::Told {
+            counted: self.counted,
+            limit: self.newest.limit as u64,
+            left: level.max(0.0) as u64,
+            period: self.kind.period,
+        }
+    }
+
+    /// From when on sends are looked back to.
+    pub(super) fn looks_back_to(&self, now: Instant) -> Instant {
+        if self.kind.ends_whole() { self.newest.sent } else { now - self.kind.period - Duration::from_secs(4) }
+    }
+
+    fn others_in_window(&self, now: Instant) -> f64 {
+        if now < self.newest.sent + self.kind.period + GUARD { self.others } else { 0.0 }
+    }
+
+    /// When a window comes back that is waited for as a whole. The reset was true when the provider wrote it: of a long
+    /// window the later of what that may have been, of a short one the likelier.
+    fn whole_at(&self) -> Instant {
+        let after = self.newest.reset.map_or(self.kind.period, |reset| reset.after + reset.grain);
+        if self.kind.is_long() { self.newest.heard + after } else { self.newest.sent + after + GUARD }
+    }
+
+    /// Behind a long silence it is not kept any more: others' use may have raised it, and without a send nothing lowers it.
+    fn margin_at(&self, now: Instant) -> f64 {
+        if now < self.newest.heard + MARGIN_FOR { self.margin.get() } else { 0.0 }
+    }
+
+    /// What must be left for a call of `cost` to go.
+    fn needed(&self, cost: u64, priority: Priority, now: Instant, cap: f64, margin: f64) -> f64 {
+        let limit = self.newest.limit;
+        let is_low = priority == Priority::Low;
+        let kept = if self.kind.is_bucket && !is_low {
+            let times = if self.is_of_others() { 3.0 } else { 1.0 };
+            self.rate().min(cap) * RESERVE_SECONDS * times
+        } else if !self.kind.is_bucket && is_low && self.high_at.is_some_and(|at| now < at + CUSHION_FOR) {
+            CUSHION * limit
+        } else {
+            0.0
+        };
+        // What is larger than the whole goes when the whole is there: estimates err high.
+        // And they are noisy: of a large call more than of a small one.
+        let noise = if self.kind.is_bucket || self.counted == Counted::Requests { 0.0 } else { NOISE * cost as f64 };
+        ((1.0 + self.surcharge) * cost as f64 + noise + margin + kept).min(limit)
+    }
+
+    /// When a call of `cost` may go, as far as this budget is concerned; `now` when at once. It may turn out later then,
+    /// never sooner. `cap` is the user's, per second.
+    pub(super) fn ready_at(&self, now: Instant, cost: u64, priority: Priority, cap: f64, sends: &Sends) -> Instant {
+        let turn = if priority == Priority::Low { self.turn.max(now) } else { now };
+        let level = self.level(now, sends);
+        let reaches_at = |needed: f64| {
+            if needed - level <= ENOUGH {
+                now
+            } else if self.kind.is_bucket {
+                self.filled_at(now, needed, needed - level, sends)
+            } else if self.kind.ends_whole() {
+                self.whole_at().max(now)
+            } else {
+                self.back_at(now, needed - self.logged(now, sends), sends)
+            }
+        };
+        let margin = self.margin_at(now);
+        let at = reaches_at(self.needed(cost, priority, now, cap, margin));
+        if at <= now {
+            return turn;
+        }
+        // The cushion may be given up meanwhile, and the margin.
+        let is_cushioned = !self.kind.is_bucket && priority == Priority::Low;
+        let cushion = self.high_at.map(|at| at + CUSHION_FOR).filter(|at| is_cushioned && *at > now);
+        let stale = (margin > 0.0).then(|| {
+            let bare = reaches_at(self.needed(cost, priority, now + CUSHION_FOR, cap, 0.0));
+            bare.max(self.newest.heard + MARGIN_FOR)
+        });
+        at.min(cushion.unwrap_or(at)).min(stale.unwrap_or(at)).max(turn).max(now + Duration::from_micros(1))
+    }
+
+    /// When a bucket's level reaches what is `needed`, of which so much is `missing` now.
+    fn filled_at(&self, now: Instant, needed: f64, missing: f64, sends: &Sends) -> Instant {
+        let soonest = after(now, missing / self.rate());
+        if self.fading(now) <= 0.0 {
+            return soonest;
+        }
+        // Others' use grows in the belief and then fades: the level rises until the bucket is full, falls, and rises again.
+        let fits = |at: Instant| self.level(at, sends) + ENOUGH >= needed;
+        let full = after(self.at, (self.newest.limit - self.level + self.unseen) / self.rate()).max(now);
+        let gone = after(self.newest.sent, OTHERS_GONE) + Duration::from_micros(1);
+        let (mut before, mut at) = (now, if fits(full) { full } else { soonest.max(gone) });
+        while before + Duration::from_micros(1) < at {
+            let middle = before + (at - before) / 2;
+            if fits(middle) { at = middle } else { before = middle }
+        }
+        at
+    }
+
+    /// When so much of a window is back.
+    fn back_at(&self, now: Instant, missing: f64, sends: &Sends) -> Instant {
+        let span = self.kind.period + GUARD;
+        // What leaves the window may take its surcharge with it.
+        let own = missing / (1.0 + self.surcharge);
+        let own = sends.reached(now - span, own.ceil() as u64, self.counted).map(|at| at + span);
+        let others = (self.others_in_window(now) > 0.0).then_some(self.newest.sent + span);
+        own.into_iter().chain(others).min().unwrap_or(now + span)
+    }
+
+    /// How fast low priority goes, per second.
+    fn pace(&self, now: Instant, cap: f64, sends: &Sends) -> f64 {
+        let rate = self.rate().min(cap);
+        let (level, period) = (self.level(now, sends).max(0.0), self.kind.likely_period().as_secs_f64());
+        if self.kind.is_long() {
+            // A day's quota is not spread over the day.
+            f64::INFINITY
+        } else if self.kind.is_bucket {
+            (level / (HORIZON * period)).clamp(0.01 * rate, BUCKET_HASTE * rate)
+        } else {
+            // As fast as our own use comes back, and what is left over a part of the period.
+            let start = now - self.kind.period;
+            let back = sends.between(start - Duration::from_secs(2), start, self.counted) as f64 / 2.0;
+            let part = if self.others > 0.05 * self.newest.limit { 1.0 / 6.0 } else { 1.0 / 20.0 };
+            (back + level / (part * period)).clamp(0.01 * rate, WINDOW_HASTE * rate)
+        }
+    }
+
+    /// A call of `cost` goes now; it is not entered in `sends` yet.
+    pub(super) fn spend(&mut self, now: Instant, cost: u64, priority: Priority, cap: f64, sends: &Sends) {
+        if priority == Priority::Low {
+            let pace = self.pace(now, cap, sends);
+            self.turn = after(self.turn.max(now - LATE), cost as f64 / pace.max(1e-9));
+        } else {
+            self.high_at = Some(now);
+        }
+        if self.kind.is_bucket {
+            self.level = (self.level + self.rate() * seconds(self.at, now)).min(self.newest.limit) - cost as f64;
+            self.at = self.at.max(now);
+        }
+    }
+
+    /// The send of `ticket` has been entered.
+    pub(super) fn sent(&mut self, now: Instant, ticket: Ticket, sends: &Sends) {
+        let level = self.level(now, sends);
+        self.believed.insert(ticket, level);
+    }
+
+    /// The send of `ticket` has been answered, or never will be.
+    pub(super) fn answered(&mut self, ticket: Ticket, at: Instant, cost: Cost) {
+        self.believed.remove(&ticket);
+        if ticket < self.newest.ticket && at + VOLLEY >= self.newest.sent {
+            self.unseen = (self.unseen - cost.of(self.counted) as f64).max(0.0);
+        }
+    }
+
+    /// The send of `ticket` really cost that.
+    pub(super) fn settled(&mut self, ticket: Ticket, before: u64, now: u64) {
+        if self.kind.is_bucket && ticket > self.newest.ticket {
+            self.level = (self.level + before as f64 - now as f64).min(self.newest.limit);
+        }
+    }
+
+    /// No answer will come to anything that is under way.
+    pub(super) fn forget_unanswered(&mut self) {
+        self.believed.clear();
+        self.unseen = 0.0;
+    }
+}
+
+/// `now` and so many seconds, however many.
+pub(super) fn after(now: Instant, seconds: f64) -> Instant {
+    const MOST: f64 = 30.0 * 86_400.0;
+    now + Duration::from_secs_f64(if seconds.is_finite() { seconds.clamp(0.0, MOST) } else { MOST })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,316 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock;
+
+fn s(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds)
+}
+
+/// Before it rounding counts for nothing.
+const ROUNDING: Duration = Duration::from_micros(10);
+
+/// A budget and the log of what was sent. Times are seconds from its start.
+struct Rig {
+    start: Instant,
+    sends: Sends,
+    unanswered: Unanswered,
+    told: Told,
+}
+
+impl Rig {
+    /// Of 600 a minute, all of which are left at the start.
+    fn new(is_bucket: bool) -> Self {
+        Self::of(is_bucket, 60.0, 600.0, Counted::Requests)
+    }
+
+    fn of(is_bucket: bool, period: f64, limit: f64, counted: Counted) -> Self {
+        let (start, mut sends, unanswered) = (clock::now(), Sends::default(), Unanswered::new());
+        // The response that told of it first was to a call that cost next to nothing.
+        let ticket = sends.push(start, Cost::default());
+        let first = Snapshot { ticket, sent: start, limit, remaining: limit, reset: None, heard: start };
+        let mut told = Told::new(counted, None, first, &sends, &unanswered);
+        told.kind = Kind::proven(is_bucket, s(period), start);
+        Self { start, sends, unanswered, told }
+    }
+
+    fn at(&self, seconds: f64) -> Instant {
+        self.start + s(seconds)
+    }
+
+    fn level(&self, at: f64) -> f64 {
+        self.told.level(self.at(at), &self.sends)
+    }
+
+    fn ready_at(&self, at: f64, cost: u64, priority: Priority) -> f64 {
+        let ready = self.told.ready_at(self.at(at), cost, priority, f64::INFINITY, &self.sends);
+        (ready - self.start).as_secs_f64()
+    }
+
+    fn sends_by(&mut self, priority: Priority, at: f64, cost: u64) -> (Ticket, Instant, Cost) {
+        let now = self.at(at);
+        self.told.spend(now, cost, priority, f64::INFINITY, &self.sends);
+        let cost = Cost { requests: cost, input: cost, output: 0 };
+        let ticket = self.sends.push(now, cost);
+        self.told.sent(now, ticket, &self.sends);
+        self.unanswered.insert(ticket, (now, cost));
+        (ticket, now, cost)
+    }
+
+    fn send(&mut self, at: f64, cost: u64) -> (Ticket, Instant, Cost) {
+        self.sends_by(Priority::Normal, at, cost)
+    }
+
+    /// The response to an attempt comes: so much is left.
+    fn answer(&mut self, (ticket, sent, cost): (Ticket, Instant, Cost), at: f64, remaining: f64) {
+        let limit = self.told.limit();
+        let new = Snapshot { ticket, sent, limit, remaining, reset: self.told.newest.reset, heard: self.at(at) };
+        self.told.hear(new, &self.sends, &self.unanswered);
+        self.unanswered.remove(&ticket);
+        self.told.answered(ticket, sent, cost);
+    }
+}
+
+#[track_caller]
+fn assert_near(one: f64, other: f64) {
+    assert!((one - other).abs() < 1e-2, "{one} is not {other}");
+}
+
+#[test]
+fn a_bucket_is_rolled_forward_over_what_comes_in_and_what_was_sent() {
+    let mut rig = Rig::new(true);
+    let first = rig.send(1.0, 500);
+    rig.answer(first, 1.5, 100.0);
+    assert_near(rig.level(1.5), 105.0);
+    let second = rig.send(2.0, 40);
+    assert_near(rig.level(3.0), 80.0);
+    // Five more are gone than was thought: perhaps others take some.
+    rig.answer(second, 3.0, 65.0);
+    assert!((0.5..1.5).contains(&rig.told.others), "{}", rig.told.others);
+    assert_near(rig.level(3.0), 75.0 - rig.told.others);
+}
+
+#[test]
+fn a_bucket_never_holds_more_than_its_limit() {
+    let mut rig = Rig::new(true);
+    let first = rig.send(1.0, 1);
+    rig.send(11.0, 50);
+    assert_near(rig.level(1_000.0), 600.0);
+    // Full by the time of the second: what would have come in meanwhile is lost.
+    rig.answer(first, 12.0, 599.0);
+    assert_near(rig.level(12.0), 560.0);
+}
+
+#[test]
+fn a_response_to_an_earlier_call_says_nothing_new() {
+    for is_bucket in [true, false] {
+        let mut rig = Rig::new(is_bucket);
+        let (early, late) = (rig.send(1.0, 10), rig.send(2.0, 10));
+        rig.answer(late, 3.0, 400.0);
+        let level = rig.level(4.0);
+        rig.answer(early, 3.5, 590.0);
+        assert_near(rig.level(4.0), level);
+    }
+}
+
+#[test]
+fn of_a_volley_the_lowest_counts_in_whatever_order_its_responses_come() {
+    // What each was told is left; the provider may have seen them in another order than they left in.
+    for told in [[599.0, 598.0, 597.0], [597.0, 599.0, 598.0], [598.0, 597.0, 599.0]] {
+        let levels = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]].map(|order| {
+            let mut rig = Rig::new(true);
+            let volley = [1.0, 1.001, 1.002].map(|at| rig.send(at, 1));
+            for (n, which) in order.into_iter().enumerate() {
+                rig.answer(volley[which], 1.01 + 0.001 * n as f64, told[which]);
+                assert!(rig.level(1.02) <= 597.2, "never more than is left: {}", rig.level(1.02));
+            }
+            rig.level(1.02)
+        });
+        assert!(levels.iter().all(|level| (level - levels[0]).abs() < 0.5 && *level > 594.0), "{told:?}: {levels:?}");
+    }
+}
+
+#[test]
+fn what_others_use_is_taken_off_until_it_is_no_longer_believed() {
+    let mut rig = Rig::new(true);
+    // All but ten a second is used by others, who take fifteen.
+    for n in 1..=20 {
+        let at = f64::from(n);
+        let call = rig.send(at, 1);
+        rig.answer(call, at + 0.1, 600.0 - at * (1.0 + 15.0 - 10.0));
+    }
+    let left = 600.0 - 20.0 * 6.0;
+    assert!((rig.told.others - 15.0).abs() < 1.5, "{}", rig.told.others);
+    assert!((rig.level(23.0) - (left - 3.0 * 5.0)).abs() < 6.0, "{}", rig.level(23.0));
+    assert_near(rig.level(80.0), 600.0);
+}
+
+#[test]
+fn a_window_comes_back_bit_by_bit_or_as_a_whole_when_a_response_shows_it() {
+    let mut rig = Rig::new(false);
+    for n in 0..10 {
+        let call = rig.send(f64::from(n), 60);
+        rig.answer(call, f64::from(n) + 0.1, 540.0 - 60.0 * f64::from(n));
+    }
+    assert_near(rig.level(59.0), 0.0);
+    assert_near(rig.level(60.0 + GUARD.as_secs_f64() + 1.0), 120.0);
+    let call = rig.send(61.2, 1);
+    rig.answer(call, 61.3, 599.0);
+    assert_near(rig.level(61.4), 599.0);
+}
+
+#[test]
+fn of_a_window_what_others_have_used_is_gone_for_a_period() {
+    let mut rig = Rig::new(false);
+    let call = rig.send(1.0, 1);
+    rig.answer(call, 1.1, 399.0);
+    assert_near(rig.level(2.0), 399.0 - 200.0 / 60.0 * 1.0 + 0.0_f64.max(200.0 / 60.0));
+    assert!(rig.level(40.0) <= 399.0);
+    assert_near(rig.level(62.0), 600.0);
+}
+
+#[test]
+fn a_long_window_waits_for_its_reset_and_is_not_spread() {
+    let mut rig = Rig::of(false, 86_400.0, 100.0, Counted::Requests);
+    rig.told.newest.reset = Some(Reset { after: s(3_600.0), grain: s(1.0) });
+    let call = rig.sends_by(Priority::Low, 1.0, 98);
+    rig.answer(call, 2.0, 2.0);
+    for at in [3.0, 3.0] {
+        assert_near(rig.ready_at(at, 1, Priority::Low), at);
+        rig.sends_by(Priority::Low, at, 1);
+    }
+    assert_near(rig.level(4.0), 0.0);
+    let reset = 2.0 + 3_600.0 + 1.0;
+    assert_near(rig.ready_at(4.0, 1, Priority::Normal), reset);
+    assert_near(rig.ready_at(reset - 1.0, 1, Priority::Normal), reset);
+    assert_near(rig.level(reset), 100.0);
+}
+
+#[test]
+fn as_much_as_the_belief_was_wrong_by_is_kept_back() {
+    let mut rig = Rig::new(true);
+    let call = rig.send(1.0, 580);
+    rig.answer(call, 1.0, 20.0);
+    let reserve = 10.0 * RESERVE_SECONDS;
+    assert_near(rig.ready_at(1.0, 15, Priority::Normal), 1.0);
+    rig.told.margin = Margin::known(8.0);
+    assert_near(rig.ready_at(1.0, (20.0 - reserve - 8.0) as u64, Priority::Normal), 1.0);
+    assert_near(rig.ready_at(1.0, (20.0 - reserve - 8.0) as u64 + 1, Priority::Normal), 1.1);
+    // A level that was 50 lower than believed raises it; what is larger than all goes when all is there.
+    let call = rig.send(2.0, 1);
+    let believed = rig.level(2.0);
+    rig.answer(call, 2.0, believed - 50.0);
+    assert!(rig.told.margin.get() > 8.0);
+    let whole = rig.ready_at(2.0, 600, Priority::Normal);
+    assert!(whole.is_finite() && whole < 70.0, "{whole}");
+}
+
+#[test]
+fn low_priority_leaves_a_third_of_a_bucket_and_goes_at_its_rate() {
+    let mut rig = Rig::new(true);
+    let (mut at, mut sent, mut left, mut most) = (0.0, 0, 600.0_f64, 0.0_f64);
+    while at < 300.0 {
+        let then = rig.ready_at(at, 1, Priority::Low);
+        left = (left + 10.0 * (then - at)).min(600.0) - 1.0;
+        at = then;
+        let call = rig.sends_by(Priority::Low, at, 1);
+        most = most.max(rig.told.pace(rig.at(at), f64::INFINITY, &rig.sends));
+        sent += 1;
+        rig.answer(call, at + 0.01, left);
+    }
+    assert!(most <= BUCKET_HASTE * 10.0, "never much faster than it fills: {most}");
+    assert!(rig.level(at) > 180.0 && rig.level(at) < 230.0, "{}", rig.level(at));
+    let used = f64::from(sent) / (10.0 * 300.0 + 400.0);
+    assert!((0.98..1.01).contains(&used), "all of the rate and what is beyond the third: {used}");
+    assert_near(rig.ready_at(at, 150, Priority::Normal), at);
+}
+
+#[test]
+fn low_priority_leaves_a_tenth_of_a_window_while_others_come() {
+    let mut rig = Rig::new(false);
+    rig.send(0.0, 400);
+    let ready = |rig: &Rig, at, cost, priority| rig.ready_at(at, cost, priority) <= at;
+    assert!(ready(&rig, 1.0, 140, Priority::Low) && !ready(&rig, 1.0, 141, Priority::Low));
+    assert!(ready(&rig, 1.0, 200, Priority::Normal));
+    // None of the others came for a minute: all of it is for low priority.
+    let mut rig = Rig::new(false);
+    rig.sends_by(Priority::Low, 0.0, 1);
+    assert!(ready(&rig, 61.0, 600, Priority::Low));
+}
+
+/// What happens in a schedule: after so many milliseconds a call of such a cost and priority, whose answer says that such a
+/// part is left, or none comes.
+type Step = (u64, u64, bool, Option<f64>);
+
+fn schedules() -> impl Strategy<Value = Vec<Step>> {
+    let answer = prop::option::weighted(0.7, 0.0f64..1.0);
+    prop::collection::vec((prop_oneof![Just(0), 0u64..3_000], 0u64..150, any::<bool>(), answer), 1..40)
+}
+
+fn played(kind: usize, steps: &[Step]) -> (Rig, f64) {
+    let counted = if kind.is_multiple_of(2) { Counted::Requests } else { Counted::Input };
+    let (is_bucket, period) =
+        [(true, 60.0), (true, 10.0), (false, 60.0), (false, 10.0), (false, 1.0), (false, 3_600.0)][kind];
+    let mut rig = Rig::of(is_bucket, period, 300.0, counted);
+    rig.told.newest.reset = Some(Reset { after: s(0.5 * period), grain: s(0.001) });
+    let mut at = 0.0;
+    for (gap, cost, is_low, answer) in steps {
+        at += *gap as f64 / 1_000.0;
+        // A call of low priority does not go before its turn; others may, by a belief that has changed since.
+        let is_low = *is_low && rig.ready_at(at, *cost, Priority::Low) <= at;
+        let call = rig.sends_by(if is_low { Priority::Low } else { Priority::Normal }, at, *cost);
+        if let Some(left) = answer {
+            at += 0.05;
+            rig.answer(call, at, (left * 300.0).round());
+        }
+    }
+    (rig, at)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn what_is_said_of_a_call_holds_until_the_time_it_names(
+        kind in 0usize..6, steps in schedules(), cost in 0u64..400, is_low: bool
+    ) {
+        let (rig, at) = played(kind, &steps);
+        let priority = if is_low { Priority::Low } else { Priority::Normal };
+        let says = |now| rig.told.ready_at(now, cost, priority, f64::INFINITY, &rig.sends);
+        let now = rig.at(at);
+        let then = says(now);
+        prop_assert!(then >= now);
+        let step = ((then - now) / 500).max(Duration::from_millis(1));
+        let mut look = now;
+        while look + ROUNDING < then {
+            prop_assert!(says(look) + ROUNDING >= then, "{:?} ahead it is {:?} early", then - look, then - says(look));
+            look += step;
+        }
+    }
+
+    #[test]
+    fn whoever_asks_again_at_the_time_that_is_named_goes_before_long(
+        kind in 0usize..5, steps in schedules(), cost in 0u64..400, is_low: bool
+    ) {
+        let (rig, mut at) = played(kind, &steps);
+        let priority = if is_low { Priority::Low } else { Priority::Normal };
+        let (start, mut asked) = (at, 0);
+        loop {
+            let then = rig.ready_at(at, cost, priority);
+            if then <= at { break }
+            at = then + 1e-6;
+            asked += 1;
+            prop_assert!(asked < 30 && at < start + 400.0, "asked {asked} times, {} s", at - start);
+        }
+    }
+
+    #[test]
+    fn a_larger_call_is_never_ready_sooner(
+        kind in 0usize..6, steps in schedules(), costs in (0u64..400, 0u64..400), is_low: bool
+    ) {
+        let (rig, at) = played(kind, &steps);
+        let priority = if is_low { Priority::Low } else { Priority::Normal };
+        let (small, large) = (costs.0.min(costs.1), costs.0.max(costs.1));
+        prop_assert!(rig.ready_at(at, small, priority) <= rig.ready_at(at, large, priority) + 1e-5);
+    }
+}

@@ -1,0 +1,169 @@
+//! How everything stands, as the dispatcher and the pool say themselves: what `GET /v1/status` prints. Names stay what
+//! they are; more may come.
+
+use actix::prelude::*;
+use serde::Serialize;
+
+use super::{Dimension, LearnedModel, Priority};
+
+/// Asked through the mailbox: what is answered is true of one moment.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "Status")]
+pub(crate) struct AskStatus;
+
+/// How everything stands. Durations are in seconds.
+#[derive(MessageResponse, Clone, PartialEq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// forebay's own version.
+    pub version: &'static str,
+    /// No new calls are taken.
+    pub is_draining: bool,
+    /// Accepted calls that wait for a turn or a retry.
+    pub waiting: usize,
+    /// Attempts under way.
+    pub in_flight: usize,
+    /// Attempts repeated although the upstream may have seen, and billed, the one before.
+    pub repeats_maybe_billed: u64,
+    /// Bodies of accepted calls, in bytes.
+    pub body_bytes: usize,
+    /// The most of them (`[queue] max_bytes`).
+    pub max_body_bytes: usize,
+    /// The request actors.
+    pub pool: PoolStatus,
+    /// By name.
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+/// The request actors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct PoolStatus {
+    /// Request actors there are.
+    pub slots: usize,
+    /// Those that have crashed and were replaced since the start.
+    pub restarts: u64,
+    /// They crash faster than the pool bears.
+    pub is_unready: bool,
+}
+
+/// One upstream.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct UpstreamStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Models it serves, as configured.
+    pub models: Vec<String>,
+    /// Calls that wait for it.
+    pub waiting: WaitingStatus,
+    /// What keeps the first call in line, in words; `None` when nobody stands in line.
+    pub first_waits_for: Option<String>,
+    /// What its retries may cost.
+    pub retries: RetriesStatus,
+    /// One for each key.
+    pub accounts: Vec<AccountStatus>,
+    /// Models of its accounts that are not shown, for there are too many.
+    pub models_left_out: usize,
+}
+
+/// Calls that wait for one upstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct WaitingStatus {
+    /// The most that may wait (`[queue] capacity`).
+    pub capacity: usize,
+    /// In line, of high priority.
+    pub high: u64,
+    /// In line, of normal priority.
+    pub normal: u64,
+    /// In line, of low priority.
+    pub low: u64,
+    /// Between two attempts.
+    pub backing_off: usize,
+    /// Set aside until the retry budget allows them.
+    pub parked: usize,
+}
+
+/// An upstream's retry budget.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct RetriesStatus {
+    /// The share of first attempts that retries may make up (`[retry] retry_budget`).
+    pub share: f64,
+    /// Retries that may start now.
+    pub left: usize,
+}
+
+/// One account; never its key.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct AccountStatus {
+    /// The upstream's name and the key's place in `api_keys`, from 1: `openai#1`.
+    pub account: String,
+    /// Attempts under way.
+    pub in_flight: usize,
+    /// How many may be under way.
+    pub at_once: AtOnceStatus,
+    /// The upstream's word holds it for so long.
+    pub held_for_s: Option<f64>,
+    /// Its key was refused and rests for so long.
+    pub rests_for_s: Option<f64>,
+    /// The configured caps.
+    pub caps: Vec<CapStatus>,
+    /// What was learned for each model that was called within the last hour.
+    pub models: Vec<ModelStatus>,
+}
+
+/// How many attempts at once, and why.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct AtOnceStatus {
+    /// So many now.
+    pub limit: usize,
+    /// Never more: `max_concurrent`, or else `[pool] slots_per_account`.
+    pub most: usize,
+    /// Why so many, in words.
+    pub why: String,
+}
+
+/// A configured cap.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct CapStatus {
+    /// What it counts.
+    pub counts: Dimension,
+    /// Per minute.
+    pub limit_per_minute: u64,
+    /// Of it within the last minute.
+    pub used: u64,
+    /// What may still be used now.
+    pub left: u64,
+    /// Until it is whole again.
+    pub whole_in_s: f64,
+}
+
+/// One account's budgets for one model.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct ModelStatus {
+    /// What was learned.
+    #[serde(flatten)]
+    pub learned: LearnedModel,
+    /// When the next call may go, of each priority.
+    pub next: Vec<NextStatus>,
+}
+
+/// When the next call of a priority may go to an account.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct NextStatus {
+    /// The call's.
+    pub priority: Priority,
+    /// The tokens it may need: of the first that waits, or none where nobody does.
+    pub tokens: u64,
+    /// So soon; `None` when an attempt must end first, or never.
+    pub in_s: Option<f64>,
+    /// What keeps it until then, in words.
+    pub why: Option<String>,
+}
