@@ -286,7 +286,7 @@ impl Concurrency {
                 let is_likely = self.is_probe(&mark) || !is_rate;
                 is_likely && self.refused(&mark, now, in_flight)
             }
-            End::Lost if !mark.is_heard && now.saturating_duration_since(mark.sent) < FAST => {
+            End::Lost if !self.is_told && !mark.is_heard && now.saturating_duration_since(mark.sent) < FAST => {
                 self.refused(&mark, now, in_flight)
             }
             End::Overloaded if self.is_probe(&mark) => self.refused(&mark, now, in_flight),

@@ -110,8 +110,10 @@ impl Kind {
             let period = after.as_secs_f64() * limit / used;
             let off = |candidate: &f64| (candidate / period.max(1e-6)).ln().abs();
             let nearest = PERIODS.into_iter().min_by(|one, other| off(one).total_cmp(&off(other))).unwrap_or(60.0);
-            let agrees =
-                (period / nearest - 1.0).abs() < CLOSE.max(grain.as_secs_f64() / after.as_secs_f64().max(1e-9));
+            // What remains is told in whole numbers: a little less may be used, and of few that is much.
+            let longest = after.as_secs_f64() * limit / (used - 1.0).max(0.5);
+            let close = CLOSE.max(grain.as_secs_f64() / after.as_secs_f64().max(1e-9));
+            let agrees = period <= nearest * (1.0 + close) && longest >= nearest * (1.0 - close);
             self.vote = 0.8 * self.vote + if agrees { 0.2 } else { -0.2 };
             if agrees && self.vote > 0.35 {
                 self.is_bucket = true;
