@@ -11,7 +11,7 @@ use super::run::{Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
 use super::scenario::{Event, Kind, Scenario, Service};
 
 /// A handful of refusals.
-const HANDFUL: f64 = 10.0;
+const HANDFUL: f64 = 25.0;
 
 /// How long a call that takes a third of what the limiter allows at once may stand behind small ones.
 const HUGE_WAIT_SECONDS: f64 = 120.0;

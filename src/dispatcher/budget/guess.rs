@@ -107,6 +107,11 @@ impl Guess {
         self.cut_at.is_some()
     }
 
+    /// Never more than this, per minute.
+    pub(super) fn top(&self) -> f64 {
+        self.curve.top
+    }
+
     pub(super) fn set_top(&mut self, top: f64) {
         self.curve.top = top;
     }

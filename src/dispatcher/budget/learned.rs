@@ -300,6 +300,10 @@ impl Learned {
         // Only now: what was believed at its send is compared with what has just been told.
         self.answered(entered);
         self.told.retain(|(_, told)| told.silent < SILENT);
+        // A hidden limit was guessed beside what was told then: of another period it is void.
+        let told =
+            self.told.iter().find(|(_, told)| told.counted == Counted::Requests).map(|(_, told)| told.per_minute());
+        self.hidden.take_if(|hidden| told.is_some_and(|told| told > 1.5 * hidden.top()));
         // Of what the request is charged the provider tells the sum only: the text's part is taken for the rest.
         if let Some(charged) = report.cost {
             self.input.hear(entered.estimate.input, charged.saturating_sub(entered.cost.output));
@@ -423,6 +427,10 @@ impl Learned {
 
     fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
         let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
+        // Of a limit whose period is not known yet nothing is derived.
+        if requests.kind.ends_whole() {
+            return;
+        }
         let top = requests.per_minute();
         match &mut self.hidden {
             None => self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now)),
