@@ -73,6 +73,11 @@ fn four_processes_share_one_account_unaware_of_each_other() {
 }
 
 #[test]
+fn a_bucket_that_holds_a_second_is_not_waited_for() {
+    hold([catalogue::second()]);
+}
+
+#[test]
 fn four_processes_of_streams_share_one_account() {
     hold(against([Kind::Bucket, Kind::Minute], "shared4_stream"));
 }

@@ -11,7 +11,7 @@ use super::run::{Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
 use super::scenario::{Event, Kind, Scenario, Service};
 
 /// A handful of refusals.
-const HANDFUL: f64 = 25.0;
+const HANDFUL: f64 = 10.0;
 
 /// How long a call that takes a third of what the limiter allows at once may stand behind small ones.
 const HUGE_WAIT_SECONDS: f64 = 120.0;
@@ -150,6 +150,12 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         // Doing as it likes leaves three quarters of the limit: growth by half a minute at most.
         all.push(least("share of the limit used", run.utilisation(0.0), 0.5));
         all.push(most("share of attempts refused", run.refused_share(0.0), 0.02));
+        return;
+    }
+    if truth.limits.requests_per_second.is_some() {
+        let mut waits = run.waits(true, 0.0);
+        all.push(most("99th percentile of waits, s", percentile(&mut waits, 0.99), 3.0));
+        all.push(most("share of attempts refused", run.refused_share(0.0), 0.01));
         return;
     }
     // Windows of a second are learned as hidden ones are: by their refusals.

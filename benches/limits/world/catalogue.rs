@@ -1,7 +1,7 @@
 //! The scenarios by name.
 
 use forebay::clock::Dice;
-use forebay::simulator::limits::{Acceleration, Charge, HeaderStyle, Limits, RetryAfter};
+use forebay::simulator::limits::{Acceleration, Charge, HeaderStyle, Limits, Rate, RetryAfter};
 
 use super::chance::dice;
 use super::scenario::{Event, Full, Kind, Provider, Scenario, Service};
@@ -181,6 +181,18 @@ pub fn queue(slots: u32) -> Scenario {
     scene
 }
 
+/// A bucket that holds a second of two processes' normal calls, in small bursts all the time.
+pub fn second() -> Scenario {
+    let mut scene = unlimited();
+    scene.work = Work::REQUESTS;
+    scene.provider.limits.requests_per_second = Some(Rate::per_second(20));
+    scene.provider.limits.headers = HeaderStyle::OpenAi;
+    (scene.seconds, scene.backlog, scene.processes) = (200.0, 0, 2);
+    scene.events = (0..150).map(|n| (1.3 * f64::from(n), Event::Burst(n as usize % 2, 15))).collect();
+    scene.name = "second/bucket".to_owned();
+    scene
+}
+
 /// A user's cap on calls, on an account of 500 a minute, with two bursts in between.
 pub fn cap(kind: Kind, headers: bool, cap: u64) -> Scenario {
     let mut scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
@@ -326,6 +338,7 @@ pub fn all() -> Vec<Scenario> {
     }
     all.extend(QUEUES.map(queue));
     all.extend(KINDS.map(lively));
+    all.push(second());
     for kind in KINDS {
         for headers in [true, false] {
             all.extend(CAPS.map(|calls| cap(kind, headers, calls)));

@@ -300,7 +300,7 @@ impl Learned {
         // Only now: what was believed at its send is compared with what has just been told.
         self.answered(entered);
         self.told.retain(|(_, told)| told.silent < SILENT);
-        // A hidden limit was guessed beside what was told then: of another period it is void.
+        // A hidden limit was guessed below what was told then: where the period has turned out shorter it is void.
         let told =
             self.told.iter().find(|(_, told)| told.counted == Counted::Requests).map(|(_, told)| told.per_minute());
         self.hidden.take_if(|hidden| told.is_some_and(|told| told > 1.5 * hidden.top()));
@@ -385,8 +385,7 @@ impl Learned {
         if refused_whole(report) {
             self.too_large(entered, report, now);
         }
-        // The first such refusal costs little: ten seconds are kept, at the rate that is told. More is taken off for more.
-        if self.shows_room(entered, report) && (self.is_no_accident(now) || self.hidden.is_none()) {
+        if self.shows_room(entered, report) {
             self.hidden_refused(entered, told, now);
         }
         let near = |guess: &Option<Guess>| guess.as_ref().map_or(-1.0, |guess| guess.use_at(now, &self.sends));
@@ -407,7 +406,7 @@ impl Learned {
             self.refused_at.pop_front();
         }
         let sent = self.sends.since(second, Counted::Requests).max(1);
-        self.refused_at.len() as f64 >= (ACCIDENT * sent as f64).min(MANY)
+        self.refused_at.len() as f64 >= (ACCIDENT * sent as f64).clamp(2.0, MANY)
     }
 
     /// Whether by the provider's own word there was room for the attempt it refused.
@@ -425,15 +424,24 @@ impl Learned {
         tells && report.budgets.iter().all(has_room)
     }
 
+    /// An attempt was refused although there was room. A volley of refusals shows a hidden limit, and so does a lone one where
+    /// more went within ten seconds or one than is their share of a limit that counts over longer; else it is an accident.
     fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
+        let is_accident = !self.is_no_accident(now);
         let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
-        // Of a limit whose period is not known yet nothing is derived.
-        if requests.kind.ends_whole() {
-            return;
-        }
         let top = requests.per_minute();
         match &mut self.hidden {
-            None => self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now)),
+            None => {
+                let period = requests.kind.period;
+                let is_crowded = [1, 10].map(Duration::from_secs).into_iter().any(|window| {
+                    let went = self.sends.since(now - window, Counted::Requests) as f64;
+                    window < period && went > requests.limit() * window.as_secs_f64() / period.as_secs_f64()
+                });
+                if is_crowded || !is_accident {
+                    self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now));
+                }
+            }
+            Some(_) if is_accident => {}
             Some(hidden) => {
                 hidden.set_top(top);
                 hidden.cut_or_shorten(now, entered.at, entered.ticket, told, &self.sends);

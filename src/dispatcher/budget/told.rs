@@ -39,8 +39,10 @@ const WINDOW_HASTE: f64 = 1.1;
 const CUSHION: f64 = 0.1;
 const CUSHION_FOR: Duration = Duration::from_secs(60);
 
-/// What calls of higher priority leave of a bucket: one late response's worth at its full rate, in seconds.
+/// What calls of higher priority leave of a bucket: one late response's worth at its full rate, in seconds, and of one that
+/// holds little no more than this share.
 const RESERVE_SECONDS: f64 = 0.5;
+const RESERVE: f64 = 0.05;
 
 /// By so much of itself a call may turn out to cost more than was estimated, even when the mean is right.
 const NOISE: f64 = 0.1;
@@ -54,10 +56,11 @@ const MAIN: f64 = 0.3;
 /// Timers are late: so much of a turn that was missed is made up for.
 pub(super) const LATE: Duration = Duration::from_millis(20);
 
-/// Others' rate is believed for so long behind a snapshot, then fades, and then is forgotten.
-const OTHERS_FOR: f64 = 6.0;
-const OTHERS_FADE: f64 = 5.0;
-const OTHERS_GONE: f64 = OTHERS_FOR + 6.0 * OTHERS_FADE;
+/// Others' rate is believed for this part of a bucket's period behind a snapshot, from one to six seconds; then it fades, and
+/// after so many times as long it is forgotten.
+const OTHERS_FOR: f64 = 0.1;
+const OTHERS_FADE: f64 = 0.8;
+const OTHERS_GONE: f64 = 6.0;
 
 /// What is missing by less is there: sums of fractions are not exact.
 const ENOUGH: f64 = 1e-6;
@@ -240,11 +243,16 @@ impl Told {
         (level + rate * seconds(time, at)).min(from.limit)
     }
 
+    /// For how many seconds behind a snapshot the rate of others is believed.
+    fn others_for(&self) -> f64 {
+        (OTHERS_FOR * self.kind.period.as_secs_f64()).clamp(1.0, 6.0)
+    }
+
     /// The rate of a bucket's others as far as it is still believed.
     fn fading(&self, now: Instant) -> f64 {
-        match seconds(self.newest.sent, now) {
+        match seconds(self.newest.sent, now) / self.others_for() {
             gone if gone > OTHERS_GONE => 0.0,
-            dt => self.others.max(0.0) * (-(dt - OTHERS_FOR).max(0.0) / OTHERS_FADE).exp(),
+            times => self.others.max(0.0) * (-(times - 1.0).max(0.0) / OTHERS_FADE).exp(),
         }
     }
 
@@ -252,7 +260,7 @@ impl Told {
     pub(super) fn level(&self, now: Instant, sends: &Sends) -> f64 {
         let limit = self.newest.limit;
         if self.kind.is_bucket {
-            let others = self.fading(now) * seconds(self.newest.sent, now).min(OTHERS_FOR);
+            let others = self.fading(now) * seconds(self.newest.sent, now).min(self.others_for());
             (self.level - self.unseen + self.rate() * seconds(self.at, now)).min(limit) - others
         } else if self.kind.ends_whole() {
             match self.whole_at() {
@@ -322,7 +330,7 @@ impl Told {
         let is_low = priority == Priority::Low;
         let kept = if self.kind.is_bucket && !is_low {
             let times = if self.is_of_others() { 3.0 } else { 1.0 };
-            self.rate().min(cap) * RESERVE_SECONDS * times
+            (self.rate().min(cap) * RESERVE_SECONDS).min(RESERVE * limit) * times
         } else if !self.kind.is_bucket && is_low && self.high_at.is_some_and(|at| now < at + CUSHION_FOR) {
             CUSHION * limit
         } else {
@@ -374,7 +382,7 @@ impl Told {
         // Others' use grows in the belief and then fades: the level rises until the bucket is full, falls, and rises again.
         let fits = |at: Instant| self.level(at, sends) + ENOUGH >= needed;
         let full = after(self.at, (self.newest.limit - self.level + self.unseen) / self.rate()).max(now);
-        let gone = after(self.newest.sent, OTHERS_GONE) + Duration::from_micros(1);
+        let gone = after(self.newest.sent, OTHERS_GONE * self.others_for()) + Duration::from_micros(1);
         let (mut before, mut at) = (now, if fits(full) { full } else { soonest.max(gone) });
         while before + Duration::from_micros(1) < at {
             let middle = before + (at - before) / 2;

@@ -146,6 +146,19 @@ fn what_others_use_is_taken_off_until_it_is_no_longer_believed() {
 }
 
 #[test]
+fn a_bucket_of_a_second_does_not_wait_until_it_is_full_for_others() {
+    let mut rig = Rig::of(true, 1.0, 20.0, Counted::Requests);
+    // Ten a second of ours, and of twenty that flow in others take half as many.
+    for n in 1..=40 {
+        let at = 0.1 * f64::from(n);
+        let call = rig.send(at, 1);
+        rig.answer(call, at + 0.05, (20.0 - 0.5 * f64::from(n)).max(10.0));
+    }
+    assert!(rig.told.is_of_others(), "{}", rig.told.others);
+    assert!(rig.ready_at(4.1, 1, Priority::Normal) < 5.0, "{}", rig.ready_at(4.1, 1, Priority::Normal));
+}
+
+#[test]
 fn a_window_comes_back_bit_by_bit_or_as_a_whole_when_a_response_shows_it() {
     let mut rig = Rig::new(false);
     for n in 0..10 {
@@ -250,7 +263,7 @@ fn schedules() -> impl Strategy<Value = Vec<Step>> {
 fn played(kind: usize, steps: &[Step]) -> (Rig, f64) {
     let counted = if kind.is_multiple_of(2) { Counted::Requests } else { Counted::Input };
     let (is_bucket, period) =
-        [(true, 60.0), (true, 10.0), (false, 60.0), (false, 10.0), (false, 1.0), (false, 3_600.0)][kind];
+        [(true, 60.0), (true, 10.0), (false, 60.0), (false, 10.0), (false, 1.0), (true, 1.0), (false, 3_600.0)][kind];
     let mut rig = Rig::of(is_bucket, period, 300.0, counted);
     rig.told.newest.reset = Some(Reset { after: s(0.5 * period), grain: s(0.001) });
     let mut at = 0.0;
@@ -272,7 +285,7 @@ proptest! {
 
     #[test]
     fn what_is_said_of_a_call_holds_until_the_time_it_names(
-        kind in 0usize..6, steps in schedules(), cost in 0u64..400, is_low: bool
+        kind in 0usize..7, steps in schedules(), cost in 0u64..400, is_low: bool
     ) {
         let (rig, at) = played(kind, &steps);
         let priority = if is_low { Priority::Low } else { Priority::Normal };
@@ -290,7 +303,7 @@ proptest! {
 
     #[test]
     fn whoever_asks_again_at_the_time_that_is_named_goes_before_long(
-        kind in 0usize..5, steps in schedules(), cost in 0u64..400, is_low: bool
+        kind in 0usize..6, steps in schedules(), cost in 0u64..400, is_low: bool
     ) {
         let (rig, mut at) = played(kind, &steps);
         let priority = if is_low { Priority::Low } else { Priority::Normal };
@@ -306,7 +319,7 @@ proptest! {
 
     #[test]
     fn a_larger_call_is_never_ready_sooner(
-        kind in 0usize..6, steps in schedules(), costs in (0u64..400, 0u64..400), is_low: bool
+        kind in 0usize..7, steps in schedules(), costs in (0u64..400, 0u64..400), is_low: bool
     ) {
         let (rig, at) = played(kind, &steps);
         let priority = if is_low { Priority::Low } else { Priority::Normal };
