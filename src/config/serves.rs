@@ -32,11 +32,6 @@ impl Config {
         at_best.map(|(name, _)| (Arc::clone(name), model.into())).collect()
     }
 
-    /// Where a call without a model goes: the first upstream, in alphabetical order, that can be used.
-    pub fn default_target(&self) -> Option<Arc<str>> {
-        self.usable().map(|(name, _)| Arc::clone(name)).next()
-    }
-
     /// Every name that can be asked for, patterns aside, as (name, owner), sorted. The owner is the first upstream that
     /// serves it, or `forebay` for a route.
     pub fn names(&self) -> Vec<(String, String)> {
@@ -156,7 +151,6 @@ mod tests {
     fn kinds_not_in_force_serve_nothing() {
         assert_eq!(serving("later"), [""; 0]);
         let config = Config::from_toml(TEXT).expect("a valid configuration");
-        assert_eq!(config.default_target().as_deref(), Some("a"));
         assert!(config.names().iter().all(|(name, _)| name != "claude-4" && name != "later"));
     }
 

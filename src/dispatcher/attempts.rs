@@ -330,9 +330,11 @@ impl Switchboard {
         self.learn(lane, account, &failure, now);
         let call = id.call;
         let Some(entry) = self.ledger.get_mut(call).filter(|entry| entry.is_at(id)) else { return };
-        if is_free(&failure) {
+        let is_unsaid = failure.kind == FailureKind::Untranslatable;
+        if is_free(&failure) || is_unsaid {
             entry.counted -= 1;
         }
+        entry.unsent += u32::from(is_unsaid);
         let counted = entry.counted;
         let verdict = judge(&failure, counted, &self.lanes[lane].retry, now, &mut self.dice);
         let error = final_error(&failure, &self.lanes[lane].upstream.name, entry.attempts);
@@ -344,7 +346,7 @@ impl Switchboard {
             _ => rest_of(&failure).is_some(),
         };
         let lacks_what_another_has = is_of_key || is_out_of_quota || never_fits || failure.status() == Some(404);
-        let next_may_take = is_retryable(&failure) || lacks_what_another_has;
+        let next_may_take = is_retryable(&failure) || lacks_what_another_has || is_unsaid;
         let message = failure.message.clone();
         let (deadline, ask) = (entry.deadline, entry.ask);
         entry.last = Some(Box::new(failure));

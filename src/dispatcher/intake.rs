@@ -27,7 +27,7 @@ impl Switchboard {
             return;
         }
         let request = &submit.request;
-        let targets = self.targets(request.model());
+        let targets = self.targets(request);
         let deadline = clock::after(now, request.timeout().unwrap_or(self.config.queue.default_timeout));
         let (target, ask) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
             Ok(open) => open,
@@ -62,6 +62,7 @@ impl Switchboard {
             target,
             ask,
             attempts: 0,
+            unsent: 0,
             asked: None,
             counted: 0,
             waited: Duration::ZERO,
@@ -117,11 +118,16 @@ impl Switchboard {
         }
         Err(Box::new(refused.unwrap_or_else(|| {
             let model = request.model().unwrap_or_default();
-            Error::new(
-                ErrorKind::ModelNotFound,
-                format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called"),
-            )
-            .with_param("model")
+            let message = match self.config.targets(model).first() {
+                Some((upstream, _)) => {
+                    let path = request.endpoint().path();
+                    format!("the model {model:?} is served by {upstream}, which takes no calls to {path}")
+                }
+                None => {
+                    format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called")
+                }
+            };
+            Error::new(ErrorKind::ModelNotFound, message).with_param("model")
         })))
     }
 
@@ -172,7 +178,7 @@ impl Switchboard {
     pub(super) fn reroute(&mut self, call: CallId, now: Instant) {
         let Some(entry) = self.ledger.get(call) else { return };
         let (request, deadline) = (entry.request.clone(), entry.deadline);
-        let targets = self.targets(request.model());
+        let targets = self.targets(&request);
         match self.first_open(&targets, 0, &request, deadline, false, now) {
             Ok((target, ask)) => self.move_to(call, targets, target, ask, now),
             Err(error) => self.end(call, Err(*error), now),

@@ -53,6 +53,8 @@ pub(crate) struct Entry {
     pub(crate) ask: Ask,
     /// Every request made.
     pub(crate) attempts: u32,
+    /// Attempts that ended before anything was sent, because the upstream's protocol has no words for the request.
+    pub(crate) unsent: u32,
     /// The lane of the last of them.
     pub(crate) asked: Option<usize>,
     /// Requests that count against the target's `max_attempts`.

@@ -18,8 +18,9 @@ use super::timers::{Due, DueKey, Timers};
 use crate::clock::{Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
-    Abort, AttemptId, CallId, Health, Meta, NeedSlots, Outcome, Redactor, RunAttempt, SeatId, SlotId,
+    Abort, AttemptId, CallId, Health, Meta, NeedSlots, Outcome, Redactor, Request, RunAttempt, SeatId, SlotId,
 };
+use crate::providers::dialect::speaks;
 use crate::telemetry::events;
 
 /// How long a slot must have been of no use before it is given back: calls come in waves.
@@ -124,17 +125,20 @@ impl Switchboard {
         }
     }
 
-    /// Where calls to `model` go, in order. Empty when nobody serves it.
-    pub(super) fn targets(&self, model: Option<&str>) -> Vec<Target> {
-        let lane = |name: &Arc<str>| self.lane_of.get(name).copied();
-        match model {
+    /// Where `request` can go, in order. Empty when nobody serves its model, or none who does takes such calls.
+    pub(super) fn targets(&self, request: &Request) -> Vec<Target> {
+        let lane = |name: &Arc<str>| {
+            let lane = self.lane_of.get(name).copied()?;
+            speaks(self.lanes[lane].upstream.kind, request.endpoint()).then_some(lane)
+        };
+        match request.model() {
             Some(model) => {
                 let targets = self.config.targets(model).into_iter();
                 targets.filter_map(|(name, model)| Some(Target { lane: lane(&name)?, model: Some(model) })).collect()
             }
             None => {
-                let target = self.config.default_target();
-                target.and_then(|name| Some(Target { lane: lane(&name)?, model: None })).into_iter().collect()
+                let first = self.config.usable().find_map(|(name, _)| lane(name));
+                first.map(|lane| Target { lane, model: None }).into_iter().collect()
             }
         }
     }
@@ -283,7 +287,7 @@ impl Switchboard {
         let lane = &mut self.lanes[entry.lane()];
         Meta {
             upstream,
-            attempts: entry.attempts,
+            attempts: entry.attempts - entry.unsent,
             queued: entry.waited + waiting,
             budget: lane.desks.budget_view(now),
             usage: None,

@@ -59,6 +59,8 @@ pub enum FailureKind {
     StreamError,
     /// The request actor died.
     Crashed,
+    /// The upstream's protocol has no words for something in the request: nothing was sent, and nothing is retried there.
+    Untranslatable,
 }
 
 /// What an upstream means that sends a call away for the load: each wants another cure.

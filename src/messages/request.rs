@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Body, Error, ErrorKind, Headers, Tokens};
 
-/// The calls of OpenAI's protocol that forebay carries.
+/// The calls that forebay carries: OpenAI's, and Anthropic's own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -23,19 +23,25 @@ pub enum Endpoint {
     Responses,
     /// `/moderations`
     Moderations,
+    /// `/messages`, in Anthropic's format.
+    Messages,
+    /// `/messages/count_tokens`, in Anthropic's format.
+    CountTokens,
 }
 
 impl Endpoint {
     /// Every endpoint.
-    pub const ALL: [Endpoint; 5] = [
+    pub const ALL: [Endpoint; 7] = [
         Endpoint::ChatCompletions,
         Endpoint::Completions,
         Endpoint::Embeddings,
         Endpoint::Responses,
         Endpoint::Moderations,
+        Endpoint::Messages,
+        Endpoint::CountTokens,
     ];
 
-    /// Its path below an OpenAI base URL, with a leading slash.
+    /// Its path below the prefix of the API's version, with a leading slash.
     pub fn path(self) -> &'static str {
         match self {
             Endpoint::ChatCompletions => "/chat/completions",
@@ -43,7 +49,14 @@ impl Endpoint {
             Endpoint::Embeddings => "/embeddings",
             Endpoint::Responses => "/responses",
             Endpoint::Moderations => "/moderations",
+            Endpoint::Messages => "/messages",
+            Endpoint::CountTokens => "/messages/count_tokens",
         }
+    }
+
+    /// Whether it is of Anthropic's own protocol: requests, answers and errors in its format.
+    pub fn is_anthropics_own(self) -> bool {
+        matches!(self, Endpoint::Messages | Endpoint::CountTokens)
     }
 
     /// Whether a call may leave `model` out.

@@ -18,7 +18,8 @@ use crate::clock::{self, Instant, WallClock};
 use crate::messages::{
     AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, LimitReport, Phase, RunAttempt, Sent,
 };
-use crate::providers::{classify, headers, limits, openai};
+use crate::providers::dialect::{self, Answers, Encoded, Untranslatable};
+use crate::providers::{classify, headers, limits};
 
 /// The most of an error's body that is kept: more tells nobody more.
 const MAX_ERROR_BODY: usize = 1 << 20;
@@ -31,16 +32,14 @@ pub(super) async fn run(
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let timeouts = attempt.account.upstream.timeouts;
-    let encoded = openai::encode(&attempt.request, &attempt.account, attempt.model.as_deref());
+    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref()) {
+        Ok(encoded) => encoded,
+        Err(untranslatable) => return AttemptEnd::Failed(unsaid(untranslatable)),
+    };
+    let Encoded { url, headers, body, answers } = encoded;
     let patience = if attempt.request.is_stream() { timeouts.first_byte } else { timeouts.answer };
     let first_byte = clock::now() + patience;
-    let request = HttpRequest {
-        upstream: attempt.account.upstream.clone(),
-        url: encoded.url,
-        headers: encoded.headers,
-        body: encoded.body,
-        call: attempt.id.call,
-    };
+    let request = HttpRequest { upstream: attempt.account.upstream.clone(), url, headers, body, call: attempt.id.call };
 
     let head = tokio::select! {
         biased;
@@ -68,12 +67,12 @@ pub(super) async fn run(
         false => (response, false),
     };
     if is_stream {
-        return relay::run(attempt, response, reading, encoded.usage_added, &lines.opened, aborted).await;
+        return relay::run(attempt, response, reading, answers.events(), &lines.opened, aborted).await;
     }
     tokio::select! {
         biased;
         _ = &mut aborted => AttemptEnd::Aborted,
-        end = whole(&attempt, response, reading) => end,
+        end = whole(&attempt, &*answers, response, reading) => end,
     }
 }
 
@@ -183,7 +182,7 @@ async fn look(response: HttpResponse, reading: &mut Reading) -> Result<(HttpResp
 }
 
 /// Reads a whole answer and judges it.
-async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -> AttemptEnd {
+async fn whole(attempt: &RunAttempt, answers: &dyn Answers, response: HttpResponse, reading: Reading) -> AttemptEnd {
     let HttpResponse { status, headers: all, body } = response;
     let good = status / 100 == 2;
     let most = if good { attempt.account.upstream.max_answer } else { MAX_ERROR_BODY };
@@ -192,13 +191,18 @@ async fn whole(attempt: &RunAttempt, response: HttpResponse, reading: Reading) -
         Ok(body) if good => body,
         Err(failure) if good => return failed(*failure),
         // An error whose body is cut, too long or compressed is still that error.
-        body => return AttemptEnd::Failed(error_answer(attempt, status, &all, body.ok().filter(|_| !is_packed(&all)))),
+        body => {
+            let body = body.ok().filter(|_| !is_packed(&all));
+            return AttemptEnd::Failed(error_answer(attempt, answers, status, &all, body));
+        }
     };
     #[cfg(test)]
     super::planted::decoding(&body);
-    match openai::read_answer(attempt.request.endpoint(), &body) {
-        Ok(_) if attempt.request.is_stream() => failed(no_events(attempt, &all, &body)),
-        Ok(usage) => {
+    if attempt.request.is_stream() {
+        return failed(no_events(attempt, answers, &all, &body));
+    }
+    match answers.whole(body) {
+        Ok((body, usage)) => {
             let limits = reported(&all);
             AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage, limits }
         }
@@ -226,8 +230,8 @@ pub(super) fn with_limits(mut failure: Failure, headers: &Headers) -> Failure {
 
 /// The failure that the JSON object `body` is to a request for a stream: clients would read it as a stream without
 /// events, and their answer would be lost without a word.
-fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
-    if let Some((error, status)) = openai::error_in(body) {
+fn no_events(attempt: &RunAttempt, answers: &dyn Answers, all: &Headers, body: &Bytes) -> Failure {
+    if let Some((error, status)) = answers.error_in(body) {
         return relay::error_event(&attempt.redactor, all, &error, status);
     }
     let message = "the upstream answered a request for a stream with one whole answer";
@@ -239,13 +243,19 @@ fn no_events(attempt: &RunAttempt, all: &Headers, body: &Bytes) -> Failure {
 
 /// The failure an error answer stands for; no configured secret in it survives. Without a body, what it said could not be
 /// read.
-fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: Option<Bytes>) -> Failure {
+fn error_answer(
+    attempt: &RunAttempt,
+    answers: &dyn Answers,
+    status: u16,
+    all: &Headers,
+    body: Option<Bytes>,
+) -> Failure {
     let is_lost = body.is_none();
     let body = body.unwrap_or_default();
     // The wall clock is for answers that name a date without one of their own.
     let mut failure = classify::classify(status, all, &body, WallClock::new().at(clock::now()));
     let mut shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
-    let mut body = attempt.redactor.redact(&body);
+    let mut body = attempt.redactor.redact(&answers.error(body));
     if is_lost {
         // An empty body would look as if nothing had been said.
         let message = format!("the upstream answered {status}, and what it said about it was lost on the way");
@@ -254,6 +264,20 @@ fn error_answer(attempt: &RunAttempt, status: u16, all: &Headers, body: Option<B
         shown.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
     failure.answer = Some((status, shown, body));
+    failure
+}
+
+/// The failure of a request that the upstream's protocol has no words for: 400, and nothing was sent.
+fn unsaid(Untranslatable { field, message }: Untranslatable) -> Failure {
+    let kind = ErrorKind::InvalidRequest;
+    let envelope = serde_json::json!({"error": {
+        "message": &message, "type": kind.error_type(), "param": &field, "code": kind.code(),
+    }});
+    let mut json = Headers::new();
+    json.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let detail = format!("{field} cannot be said to this upstream");
+    let mut failure = Failure::new(FailureKind::Untranslatable, Sent::No, message, detail);
+    failure.answer = Some((kind.status(), json, Bytes::from(envelope.to_string())));
     failure
 }
 

@@ -17,8 +17,8 @@ use crate::messages::{
     stream,
 };
 use crate::providers::classify::classify_event;
+use crate::providers::dialect::{Events, Step};
 use crate::providers::headers;
-use crate::providers::openai::{Step, StreamReader};
 use crate::providers::sse::SseParser;
 
 /// The largest single event taken.
@@ -47,7 +47,7 @@ enum Progress {
 struct Source {
     body: BodyStream,
     parser: SseParser,
-    reader: StreamReader,
+    reader: Box<dyn Events>,
     reading: Reading,
     /// No byte has come yet.
     first: bool,
@@ -87,21 +87,20 @@ impl Source {
                 };
                 #[cfg(test)]
                 super::planted::decoding(event.raw());
-                match self.reader.read(&event) {
+                let before = piece.len();
+                match self.reader.read(&event, piece) {
                     Step::Hold if !self.begun && piece.len() > MAX_OPENING => {
                         return broken(FailureKind::Malformed, "the stream opens with too much that is not content");
                     }
-                    Step::Hold => piece.extend_from_slice(event.raw()),
+                    Step::Hold | Step::Drop => {}
                     Step::Content => {
                         self.begun = true;
                         if self.reader.is_ended() {
                             // A response that ends as failed says why, in the upstream's words.
-                            piece.extend_from_slice(&self.redactor.redact(event.raw()));
-                        } else {
-                            piece.extend_from_slice(event.raw());
+                            let last = piece.split_off(before).freeze();
+                            piece.extend_from_slice(&self.redactor.redact(&last));
                         }
                     }
-                    Step::Drop => {}
                     Step::Malformed { detail } => {
                         let message = "an event of the stream is not what it must be";
                         let failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, detail);
@@ -127,7 +126,10 @@ impl Source {
                     self.first = false;
                     self.parser.push(chunk);
                 }
-                Ok(None) if self.reader.is_complete() && !self.parser.pending() => return Some(Progress::Complete),
+                Ok(None) if self.reader.is_complete() && !self.parser.pending() => {
+                    self.reader.finish(piece);
+                    return Some(Progress::Complete);
+                }
                 Ok(None) => return broken(FailureKind::Cut, "the stream ended before it was complete"),
                 Err(failure) => return Some(Progress::Broken(failure, None)),
             }
@@ -155,13 +157,12 @@ pub(super) async fn run(
     attempt: RunAttempt,
     response: HttpResponse,
     reading: Reading,
-    strip_usage: bool,
+    reader: Box<dyn Events>,
     opened: &Recipient<Opened>,
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let RunAttempt { slot, id, request, account, redactor, .. } = attempt;
     let HttpResponse { status, headers: all, body } = response;
-    let reader = StreamReader::new(request.endpoint(), strip_usage);
     // Sent and answered: a long stream does not hold the body of its request. Until the first content the dispatcher does.
     drop(request);
     let mut source = Source {

@@ -45,7 +45,7 @@ pub(crate) fn classify_event(status: Option<u16>, headers: &Headers, body: &Byte
 pub(crate) fn is_retryable(failure: &Failure) -> bool {
     use FailureKind::*;
     match failure.kind {
-        Certificate | Redirected | OutOfQuota | KeyRefused => false,
+        Certificate | Redirected | OutOfQuota | KeyRefused | Untranslatable => false,
         _ if failure.pushback == Some(Pushback::NoMoney) => false,
         _ if failure.hint.should_retry == Some(false) => false,
         Unreachable | Cut | Timeout(_) | Malformed | TooLarge | RateLimited | Crashed => true,

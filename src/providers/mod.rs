@@ -1,16 +1,18 @@
 //! Wire formats, pure: no socket, no clock, no actor.
 //!
-//! A request and an account become the bytes to send (`openai`), the bytes that come back become an answer, a
-//! stream's next step (`sse`, `openai`) or a [`Failure`](crate::messages::Failure) (`classify`); what is said of limits along
+//! A request and an account become the bytes to send (`dialect`, a kind of upstream each), the bytes that come back become
+//! an answer, a stream's next step (`sse`) or a [`Failure`](crate::messages::Failure) (`classify`); what is said of limits along
 //! with them becomes a [`LimitReport`](crate::messages::LimitReport) (`limits`). Nothing here waits, and nothing here panics,
 //! whatever the bytes.
 
 pub(crate) mod classify;
+pub(crate) mod dialect;
 pub(crate) mod error_body;
 pub(crate) mod headers;
 pub(crate) mod limits;
 mod moments;
-pub(crate) mod openai;
+mod openai;
+mod outgoing;
 mod pacific;
 mod pushback;
 pub(crate) mod sse;

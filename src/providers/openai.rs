@@ -8,16 +8,37 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 pub(crate) use encode::encode;
-pub(crate) use stream::{Step, StreamReader};
+use stream::StreamReader;
 
+use super::dialect::{Answers, Events};
 use crate::messages::{Endpoint, Usage, json};
 
-/// Checks that a 2xx body is whole, and reads what it says about usage.
-///
-/// # Errors
-/// What is wrong, for the log and without any of the body, when it is not one well-formed JSON object. Such an answer
-/// was cut or mangled on the way and is worth another try. A strange `usage` in a whole answer is no error: it is none.
-pub(crate) fn read_answer(_endpoint: Endpoint, body: &Bytes) -> Result<Option<Usage>, String> {
+/// Answers that go to their callers as they came.
+#[derive(Debug)]
+pub(crate) struct Unchanged {
+    endpoint: Endpoint,
+    /// The stream was asked for usage on our own account: the chunk that brings it is not the caller's.
+    strip_usage: bool,
+}
+
+impl Answers for Unchanged {
+    fn whole(&self, body: Bytes) -> Result<(Bytes, Option<Usage>), String> {
+        let usage = usage_of(&body)?;
+        Ok((body, usage))
+    }
+
+    fn events(&self) -> Box<dyn Events> {
+        Box::new(StreamReader::new(self.endpoint, self.strip_usage))
+    }
+
+    fn error_in(&self, body: &Bytes) -> Option<(Bytes, Option<u16>)> {
+        let (chunk, _) = chunk::Chunk::read(body);
+        chunk.is_error().then(|| stream::enveloped(body.clone(), chunk.has_envelope()))
+    }
+}
+
+/// What a whole answer says about usage, once it is known to be one JSON object.
+fn usage_of(body: &Bytes) -> Result<Option<Usage>, String> {
     let text = std::str::from_utf8(body).map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
     let mut usage = None;
     json::each_field(text, |key, value| {
@@ -27,13 +48,6 @@ pub(crate) fn read_answer(_endpoint: Endpoint, body: &Bytes) -> Result<Option<Us
     })
     .map_err(|error| json_fault(&error))?;
     Ok(usage)
-}
-
-/// The error that the JSON object `body` reports where events were asked for, in its envelope, and its status if it says
-/// so; `None` when it reports none.
-pub(crate) fn error_in(body: &Bytes) -> Option<(Bytes, Option<u16>)> {
-    let (chunk, _) = chunk::Chunk::read(body);
-    chunk.is_error().then(|| stream::enveloped(body.clone(), chunk.has_envelope()))
 }
 
 /// Says where JSON is broken. serde_json's own words repeat a value of the wrong type, so those are not used.
@@ -69,7 +83,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<Option<Usage>, String> {
-        read_answer(Endpoint::ChatCompletions, &Bytes::copy_from_slice(text.as_bytes()))
+        usage_of(&Bytes::copy_from_slice(text.as_bytes()))
     }
 
     fn usage(input_tokens: u64, output_tokens: u64, total_tokens: u64) -> Option<Usage> {
@@ -115,13 +129,13 @@ mod tests {
             let error = read(text).unwrap_err();
             assert!(!error.contains("private"), "{error}");
         }
-        assert!(read_answer(Endpoint::Embeddings, &Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
+        assert!(usage_of(&Bytes::from_static(b"{\"a\":\"\xff\"}")).is_err());
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_judged_without_a_panic(bytes: Vec<u8>) {
-            let _ = read_answer(Endpoint::Responses, &Bytes::from(bytes));
+            let _ = usage_of(&Bytes::from(bytes));
         }
 
         #[test]

@@ -24,8 +24,8 @@ const DEFAULT_ANSWER_TOKENS: u64 = 1_024;
 pub(crate) fn estimate(request: &Request) -> Tokens {
     let body = request.body();
     let answer = match request.endpoint() {
-        Endpoint::Embeddings | Endpoint::Moderations => 0,
-        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses => {
+        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::CountTokens => 0,
+        Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses | Endpoint::Messages => {
             body.token_limit().unwrap_or(DEFAULT_ANSWER_TOKENS)
         }
     };

@@ -13,7 +13,7 @@ use super::tally::{Fate, Loss};
 use crate::clock::{self, WallClock};
 use crate::messages::{Account, CallId, FailureKind, Request};
 use crate::pool::transport::{self, HttpRequest, HttpResponse, Transport, TransportError};
-use crate::providers::{classify, openai};
+use crate::providers::{classify, dialect};
 use crate::simulator::expected_echo;
 
 /// The model all callers ask for.
@@ -85,7 +85,7 @@ impl Client {
     }
 
     async fn read(&self, prompt: &str) -> Result<Reply, TransportError> {
-        let encoded = openai::encode(&chat(prompt), &self.account, None);
+        let encoded = dialect::encode(&chat(prompt), &self.account, None).expect("a chat is sent as it is");
         let request = HttpRequest {
             upstream: self.account.upstream.clone(),
             url: encoded.url,

@@ -336,6 +336,10 @@ impl Budget {
                 learned.not_admitted(&entered, false);
                 End::Lost
             }
+            (FailureKind::Untranslatable, _) => {
+                learned.not_admitted(&entered, false);
+                End::Unrelated
+            }
             (_, Some(Pushback::Overload)) => {
                 learned.not_admitted(&entered, true);
                 End::Overloaded

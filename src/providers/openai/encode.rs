@@ -3,20 +3,11 @@
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 
-use crate::messages::{Account, Endpoint, Headers, Request, Upstream, UsageAsk};
-use crate::providers::headers::{is_callers_own, is_framing};
-
-/// All of a request but its framing.
-#[derive(Clone, Debug)]
-pub(crate) struct Encoded {
-    pub(crate) url: String,
-    pub(crate) headers: Headers,
-    pub(crate) body: Bytes,
-    /// The stream was asked for usage on our own account: the chunk that brings it is not the caller's.
-    pub(crate) usage_added: bool,
-}
+use super::Unchanged;
+use crate::messages::{Account, Endpoint, Request, Upstream, UsageAsk};
+use crate::providers::dialect::Encoded;
+use crate::providers::outgoing;
 
 /// The request to `account`, for the upstream's `model`.
 ///
@@ -24,7 +15,17 @@ pub(crate) struct Encoded {
 /// asked for its usage: then those places are rewritten and nothing else. A body without a model keeps none.
 pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) -> Encoded {
     let upstream = &*account.upstream;
-    let endpoint = request.endpoint();
+    let (body, strip_usage) = rewritten(request, upstream, model);
+    Encoded {
+        url: format!("{}{}", upstream.base_url, request.endpoint().path()),
+        headers: outgoing::headers(request, account, outgoing::bearer),
+        body,
+        answers: Box::new(Unchanged { endpoint: request.endpoint(), strip_usage }),
+    }
+}
+
+/// The body to send, and whether it asks for usage on our own account.
+fn rewritten(request: &Request, upstream: &Upstream, model: Option<&str>) -> (Bytes, bool) {
     let body = request.body();
     let mut edits: Vec<(Range<usize>, String)> = Vec::new();
     if let (Some(model), Some(span)) = (model, body.model_span())
@@ -32,17 +33,12 @@ pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) 
     {
         edits.push((span, serde_json::Value::from(model).to_string()));
     }
-    let asks =
-        upstream.ask_usage && body.is_stream() && matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions);
+    let has_usage = matches!(request.endpoint(), Endpoint::ChatCompletions | Endpoint::Completions);
+    let asks = upstream.ask_usage && body.is_stream() && has_usage;
     let ask = if asks { ask_for_usage(body.bytes(), body.usage_ask()) } else { None };
-    let usage_added = ask.is_some();
+    let is_asked = ask.is_some();
     edits.extend(ask);
-    Encoded {
-        url: format!("{}{}", upstream.base_url, endpoint.path()),
-        headers: headers(request, upstream, account),
-        body: splice(body.bytes(), edits),
-        usage_added,
-    }
+    (splice(body.bytes(), edits), is_asked)
 }
 
 /// Where to write what, so that the stream reports its usage; `None` where the caller has spoken.
@@ -84,42 +80,12 @@ fn splice(body: &Bytes, mut edits: Vec<(Range<usize>, String)>) -> Bytes {
     out.freeze()
 }
 
-/// The caller's headers, the configured ones in place of the caller's of the same name, the account's key.
-fn headers(request: &Request, upstream: &Upstream, account: &Account) -> Headers {
-    let configured = || upstream.headers.iter().filter(|(name, _)| !is_framing(name.as_str()));
-    let is_configured = |name: &HeaderName| configured().any(|(have, _)| have == name);
-    let mut out: Headers = request
-        .headers()
-        .iter()
-        .filter(|(name, _)| !is_callers_own(name.as_str()) && !is_configured(name))
-        .chain(configured())
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let has = |headers: &Headers, wanted: HeaderName| headers.iter().any(|(name, _)| *name == wanted);
-    if !has(&out, CONTENT_TYPE) {
-        out.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
-    if !has(&out, ACCEPT) {
-        let kind = if request.is_stream() { "text/event-stream" } else { "application/json" };
-        out.push(ACCEPT, HeaderValue::from_static(kind));
-    }
-    // An operator who configures the header means it instead of the key.
-    if let Some(key) = &account.key
-        && !has(&out, AUTHORIZATION)
-        // A key that cannot stand in a header is left out: the upstream's 401 says so more clearly than a panic.
-        && let Ok(mut value) = HeaderValue::try_from(format!("Bearer {}", key.expose()))
-    {
-        value.set_sensitive(true);
-        out.push(AUTHORIZATION, value);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
+    use http::header::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
@@ -149,8 +115,8 @@ mod tests {
     }
 
     fn body_of(text: &str, model: Option<&str>) -> (String, bool) {
-        let encoded = encode(&request(Endpoint::ChatCompletions, text), &account(&[]), model);
-        (String::from_utf8(encoded.body.to_vec()).unwrap(), encoded.usage_added)
+        let (body, is_asked) = rewritten(&request(Endpoint::ChatCompletions, text), &account(&[]).upstream, model);
+        (String::from_utf8(body.to_vec()).unwrap(), is_asked)
     }
 
     #[test]
@@ -164,9 +130,9 @@ mod tests {
             (Endpoint::Embeddings, r#"{"model":"a","stream":true}"#, Some("a")),
         ] {
             let request = request(endpoint, text);
-            let encoded = encode(&request, &account(&[]), model);
-            assert_eq!(encoded.body.as_ptr(), request.body().bytes().as_ptr(), "{text}");
-            assert!(!encoded.usage_added, "{text}");
+            let (body, is_asked) = rewritten(&request, &account(&[]).upstream, model);
+            assert_eq!(body.as_ptr(), request.body().bytes().as_ptr(), "{text}");
+            assert!(!is_asked, "{text}");
         }
     }
 

@@ -4,41 +4,18 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::chunk::{Choice, Chunk, walk};
 use super::read_usage;
 use crate::messages::{Endpoint, Usage, json};
+use crate::providers::dialect::{Events, Step};
 use crate::providers::error_body::ErrorBody;
 use crate::providers::sse::Event;
 
-/// What to do with an event.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Step {
-    /// An opening without content: keep it until the first content, so that what goes wrong before is still retried.
-    Hold,
-    /// Pass it on, behind what is held.
-    Content,
-    /// Say nothing of it: clients break on it or did not ask for it.
-    Drop,
-    /// The upstream reports an error. `body` has it in OpenAI's envelope; `status` is the one it would have had as a
-    /// whole answer, where it says so. What is held is worthless.
-    Error {
-        /// The error as a whole body.
-        body: Bytes,
-        /// The status, if the error says what it is.
-        status: Option<u16>,
-    },
-    /// Not what such a stream consists of: something on the way broke it.
-    Malformed {
-        /// What is wrong, for the log, without any of the event.
-        detail: String,
-    },
-}
-
 /// Follows one stream from its first event to its end.
 #[derive(Debug)]
-pub(crate) struct StreamReader {
+pub(super) struct StreamReader {
     endpoint: Endpoint,
     strip_usage: bool,
     /// Content has been passed on.
@@ -65,12 +42,11 @@ const OPENINGS: [&str; 5] = [
 impl StreamReader {
     /// A reader at the start of a stream. With `strip_usage` the chunk that carries nothing but usage is dropped, for
     /// a caller that did not ask for it.
-    pub(crate) fn new(endpoint: Endpoint, strip_usage: bool) -> Self {
+    pub(super) fn new(endpoint: Endpoint, strip_usage: bool) -> Self {
         Self { endpoint, strip_usage, has_begun: false, is_ended: false, choices: BTreeMap::new(), usage: None }
     }
 
-    /// Reads the next event.
-    pub(crate) fn read(&mut self, event: &Event) -> Step {
+    fn step(&mut self, event: &Event) -> Step {
         let name = event.name();
         let data = event.data();
         let data = data.trim_ascii();
@@ -86,24 +62,6 @@ impl StreamReader {
         };
         self.has_begun |= step == Step::Content;
         step
-    }
-
-    /// Whether the upstream has said all: a stream that ends before that was cut, however clean its end looks.
-    ///
-    /// Chats and completions: `[DONE]`, or every choice seen has its `finish_reason` (some servers send no `[DONE]`).
-    /// Responses: the event that ends the response.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.is_ended || (!self.choices.is_empty() && self.choices.values().all(|is_finished| *is_finished))
-    }
-
-    /// Whether nothing can come any more but the end of the body.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.is_ended
-    }
-
-    /// The usage told last.
-    pub(crate) fn usage(&self) -> Option<Usage> {
-        self.usage
     }
 
     fn read_done(&mut self) -> Step {
@@ -203,6 +161,31 @@ impl StreamReader {
     /// What has no content opens the stream, or passes with the rest.
     fn opening(&self) -> Step {
         if self.has_begun { Step::Content } else { Step::Hold }
+    }
+}
+
+impl Events for StreamReader {
+    /// Events are passed on as they came.
+    fn read(&mut self, event: &Event, out: &mut BytesMut) -> Step {
+        let step = self.step(event);
+        if matches!(step, Step::Hold | Step::Content) {
+            out.extend_from_slice(event.raw());
+        }
+        step
+    }
+
+    /// Chats and completions: `[DONE]`, or every choice seen has its `finish_reason` (some servers send no `[DONE]`).
+    /// Responses: the event that ends the response.
+    fn is_complete(&self) -> bool {
+        self.is_ended || (!self.choices.is_empty() && self.choices.values().all(|is_finished| *is_finished))
+    }
+
+    fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.usage
     }
 }
 

@@ -22,7 +22,7 @@ fn letter(step: &Step) -> char {
 
 fn run(endpoint: Endpoint, strip_usage: bool, stream: &str) -> (String, StreamReader) {
     let mut reader = StreamReader::new(endpoint, strip_usage);
-    let steps = events(stream).iter().map(|event| letter(&reader.read(event))).collect();
+    let steps = events(stream).iter().map(|event| letter(&reader.step(event))).collect();
     (steps, reader)
 }
 
@@ -141,7 +141,7 @@ fn errors_are_told_with_their_status_in_every_form() {
         (r#"data: {"object":"error","message":"x","type":"BadRequestError","code":400}"#, Some(400)),
     ] {
         let mut reader = StreamReader::new(Endpoint::ChatCompletions, true);
-        let step = reader.read(&events(&format!("{stream}\n\n"))[0]);
+        let step = reader.step(&events(&format!("{stream}\n\n"))[0]);
         let Step::Error { body, status } = step else { panic!("{step:?} for {stream}") };
         assert_eq!(status, expected, "{stream}");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -155,7 +155,7 @@ fn errors_are_told_with_their_status_in_every_form() {
 #[test]
 fn an_error_with_an_envelope_is_shared_as_it_came() {
     let event = &events("data: {\"error\":{\"code\":1.0}}\n\n")[0];
-    let Step::Error { body, .. } = StreamReader::new(Endpoint::ChatCompletions, true).read(event) else { panic!() };
+    let Step::Error { body, .. } = StreamReader::new(Endpoint::ChatCompletions, true).step(event) else { panic!() };
     assert_eq!(body.as_ptr(), event.raw()[6..].as_ptr());
 }
 
@@ -164,7 +164,7 @@ fn what_is_not_json_is_malformed_and_not_repeated() {
     for data in ["private", "{\"choices\":[{\"delta\":{\"content\":\"private", "[\"private\"]", "\"private\"", "1"] {
         for stream in [format!("data: {data}\n\n"), format!("data: {HELLO}\n\ndata: {data}\n\n")] {
             let mut reader = StreamReader::new(Endpoint::ChatCompletions, true);
-            let step = events(&stream).iter().map(|event| reader.read(event)).last().unwrap();
+            let step = events(&stream).iter().map(|event| reader.step(event)).last().unwrap();
             let Step::Malformed { detail } = step else { panic!("{step:?} for {stream}") };
             assert!(!detail.contains("private"), "{detail}");
         }
@@ -208,7 +208,7 @@ fn a_response_that_fails_before_content_is_an_error_and_behind_it_the_callers() 
     let flat = ("error", r#","code":"rate_limit_exceeded","message":"slow","param":null"#);
     for (event, status, message) in [(failed, 500, "sorry"), (flat, 429, "slow")] {
         let mut reader = StreamReader::new(Endpoint::Responses, false);
-        let step = reader.read(&events(&format!("data: {{\"type\":\"{}\"{}}}\n\n", event.0, event.1))[0]);
+        let step = reader.step(&events(&format!("data: {{\"type\":\"{}\"{}}}\n\n", event.0, event.1))[0]);
         let Step::Error { body, status: found } = step else { panic!("{step:?}") };
         assert_eq!(found, Some(status));
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -247,7 +247,7 @@ proptest! {
             parser.push(Bytes::from(text.clone() + "\n\n"));
             let mut reader = StreamReader::new(endpoint, true);
             while let Some(Ok(event)) = parser.next() {
-                reader.read(&event);
+                reader.step(&event);
             }
             let _ = (reader.is_complete(), reader.usage());
         }
