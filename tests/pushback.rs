@@ -10,19 +10,15 @@ use forebay::clock;
 use forebay::transport::{HttpRequest, HttpResponse, Scripted};
 use forebay::{Config, Forebay, Outcome, Request};
 use futures_util::future::{join, join_all};
-use support::{Script, good, in_virtual_time, s};
+use support::{Script, config_of, good, in_virtual_time, s};
 
 const FIRST: &str = "sk-test-first";
 const SECOND: &str = "sk-test-second";
 
 /// An upstream `up` of two keys that serves `m` and `n`, and on the route `either` another behind it.
 fn two_keys(more: &str) -> Config {
-    let text = format!(
+    config_of(&format!(
         r#"
-        [pool]
-        threads = 0
-        [retry]
-        jitter = "none"
         [upstreams.up]
         base_url = "http://up.test/v1"
         api_keys = ["{FIRST}", "{SECOND}"]
@@ -34,8 +30,7 @@ fn two_keys(more: &str) -> Config {
         [routes.either]
         targets = ["up/m", "other/o"]
         "#
-    );
-    Config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
+    ))
 }
 
 /// What an attempt came with.

@@ -5,6 +5,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
+use proptest::prelude::ProptestConfig;
+
 use super::desks::{Desk, ROUNDING};
 use super::ledger::State;
 use super::line::Place;
@@ -29,6 +31,12 @@ struct Watch {
 
 thread_local! {
     static WATCH: RefCell<Option<Watch>> = const { RefCell::new(None) };
+}
+
+/// A property of whole schedules is tried with so `few` of them; `PROPTEST_CASES` asks for more.
+pub(crate) fn cases(few: u32) -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { asked } else { ProptestConfig { cases: few, ..asked } }
 }
 
 /// Checks every message of this thread's dispatchers from now on; `tell` hears what is wrong.

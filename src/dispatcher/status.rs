@@ -105,12 +105,14 @@ impl Desk {
             Some(ModelStatus { learned, next: next.into() })
         });
         let models = models.collect();
+        let rests = self.budget.rests_until(now);
         AccountStatus {
             account: self.account.id.to_string(),
             in_flight: self.budget.in_flight(),
             at_once: self.budget.at_once_status(),
             held_for_s: wait(self.budget.held_until(now)),
-            rests_for_s: wait(self.budget.rests_until(now)),
+            rests_for_s: wait(rests.map(|(until, _)| until)),
+            rests_why: rests.map(|(_, why)| why.to_string()),
             caps: self.budget.caps_status(now),
             models,
         }

@@ -155,7 +155,7 @@ mod tests {
         assert!(!body.to_string().contains("sk-test"), "{body}");
         let account = &body["upstreams"][0]["accounts"][0];
         assert_eq!(account["account"], "up#1");
-        for name in ["in_flight", "at_once", "held_for_s", "rests_for_s", "caps", "models"] {
+        for name in ["in_flight", "at_once", "held_for_s", "rests_for_s", "rests_why", "caps", "models"] {
             assert!(account.get(name).is_some(), "{name} in {account}");
         }
         for name in ["is_draining", "waiting", "in_flight", "body_bytes", "pool", "upstreams"] {

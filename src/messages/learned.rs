@@ -37,6 +37,9 @@ pub struct LearnedModel {
     /// A refusal that teaches a limit when another comes at a like rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lone_refusal: Option<LoneRefusal>,
+    /// The model's quota of the day is used up for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub day_used_up_for_s: Option<f64>,
 }
 
 /// A refusal by a silent provider.

@@ -107,11 +107,13 @@ pub struct AccountStatus {
     pub at_once: AtOnceStatus,
     /// The upstream's word holds it for so long.
     pub held_for_s: Option<f64>,
-    /// Its key was refused and rests for so long.
+    /// Its key rests for so long.
     pub rests_for_s: Option<f64>,
+    /// Why it rests, in words: it was refused, or there is no money.
+    pub rests_why: Option<String>,
     /// The configured caps.
     pub caps: Vec<CapStatus>,
-    /// What was learned for each model that was called within the last hour.
+    /// What was learned for each model that was called within the last hour, or whose quota of the day is used up.
     pub models: Vec<ModelStatus>,
 }
 

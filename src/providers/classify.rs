@@ -95,7 +95,7 @@ fn limited(pushback: Option<Pushback>) -> &'static str {
     match pushback {
         Some(Pushback::SlowDown) => "The upstream finds that traffic grows too fast.",
         Some(Pushback::Overload) => "The upstream is overloaded.",
-        Some(Pushback::DailyQuota) => "The account's quota of the day is used up at the upstream.",
+        Some(Pushback::DailyQuota) => "The account's quota of the day for this model is used up at the upstream.",
         Some(Pushback::NeverFits) => "The call is larger than the upstream's limit ever allows.",
         _ => "The upstream's rate limit is reached.",
     }

@@ -173,7 +173,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 fn whatever_is_drawn_every_call_has_one_end_and_nothing_is_lost() {
     let first = number("FOREBAY_FIRST_SEED", 1);
     let (mut calls, mut messages, mut took) = (0, 0, Duration::ZERO);
-    let seeds = number("FOREBAY_SEEDS", 300);
+    let seeds = number("FOREBAY_SEEDS", 100);
     for seed in first..first + seeds {
         let run = Run::of(seed);
         if number("FOREBAY_LOG", 0) == 1 {

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::chunk;
+
 pub(crate) fn start(change: impl FnOnce(&mut Settings)) -> Running {
     let mut settings = Settings::default();
     settings.chunk_gap = Duration::ZERO;
@@ -108,17 +110,13 @@ impl Client {
         let mut body = Vec::new();
         let end = loop {
             if chunked {
-                let line = self.buffer.windows(2).position(|two| two == b"\r\n");
-                if let Some(line) = line {
-                    let size = usize::from_str_radix(std::str::from_utf8(&self.buffer[..line]).unwrap(), 16).unwrap();
-                    if self.buffer.len() >= line + 2 + size + 2 {
-                        body.extend_from_slice(&self.buffer[line + 2..][..size]);
-                        self.buffer.drain(..line + 2 + size + 2);
-                        if size == 0 {
-                            break End::Complete;
-                        }
+                match chunk::take(&mut self.buffer) {
+                    Some(chunk) if chunk.is_empty() => break End::Complete,
+                    Some(chunk) => {
+                        body.extend(chunk);
                         continue;
                     }
+                    None => {}
                 }
             } else {
                 let wanted = length.unwrap_or(usize::MAX) - body.len();

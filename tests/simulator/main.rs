@@ -1,6 +1,8 @@
 //! The simulator over real sockets, asked in raw HTTP: every fault as it is on the wire, the limits, and the ledger.
 #![cfg(feature = "gateway")]
 
+#[path = "../support/chunk.rs"]
+mod chunk;
 mod client;
 mod limits;
 

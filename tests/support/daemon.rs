@@ -1,6 +1,8 @@
 //! The real daemon as a process, and raw HTTP over its sockets: what a caller sees, byte by byte.
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
+mod chunk;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -392,20 +394,11 @@ impl Caller {
 
     fn chunks(&mut self, body: &mut Vec<u8>) -> End {
         loop {
-            let line = self.buffer.windows(2).position(|two| two == b"\r\n");
-            if let Some(line) = line {
-                let size = usize::from_str_radix(std::str::from_utf8(&self.buffer[..line]).unwrap(), 16).unwrap();
-                if self.buffer.len() >= line + 2 + size + 2 {
-                    body.extend_from_slice(&self.buffer[line + 2..][..size]);
-                    self.buffer.drain(..line + 2 + size + 2);
-                    if size == 0 {
-                        return End::Complete;
-                    }
-                    continue;
-                }
-            }
-            if !self.more() {
-                return End::Short;
+            match chunk::take(&mut self.buffer) {
+                Some(chunk) if chunk.is_empty() => return End::Complete,
+                Some(chunk) => body.extend(chunk),
+                None if self.more() => {}
+                None => return End::Short,
             }
         }
     }

@@ -19,19 +19,20 @@ pub fn in_virtual_time<T>(test: impl Future<Output = T>) -> T {
 
 /// A configuration of one upstream `up` that serves `m`, without jitter, all on one thread; `more` is added behind it.
 pub fn config(more: &str) -> Config {
-    let text = format!(
+    config_of(&format!(
         r#"
-        [pool]
-        threads = 0
-        [retry]
-        jitter = "none"
         [upstreams.up]
         base_url = "http://upstream.test/v1"
         api_keys = ["sk-test-0000000001"]
         models = ["m"]
         {more}
         "#
-    );
+    ))
+}
+
+/// A configuration of these upstreams, without jitter, all on one thread.
+pub fn config_of(upstreams: &str) -> Config {
+    let text = format!("[pool]\nthreads = 0\n[retry]\njitter = \"none\"\n{upstreams}");
     Config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 

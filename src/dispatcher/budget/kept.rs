@@ -25,7 +25,7 @@ impl Budget {
     pub(super) fn use_up_day(&mut self, group: Group, failure: &Failure, now: Instant) -> Kept {
         let until = clock::after(now, day::used_up_for(failure));
         let learned = self.group(group, now);
-        let known = learned.day.as_ref().map(|day| day.until).filter(|until| *until > now);
+        let known = learned.used_up_until(now);
         if known.is_none_or(|known| known < until) {
             learned.day = Some(UsedUp::new(until));
         }
@@ -76,7 +76,7 @@ impl Budget {
 
     /// Until when the quota of a model's day is used up.
     pub(crate) fn used_up_until(&self, now: Instant, group: Group) -> Option<Instant> {
-        self.groups.get(&group)?.day.as_ref().map(|day| day.until).filter(|until| *until > now)
+        self.groups.get(&group)?.used_up_until(now)
     }
 
     /// The most requests and tokens of a model that can still start before `deadline`; no more than `u64::MAX / 1024` each, so that

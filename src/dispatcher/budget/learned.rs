@@ -152,7 +152,8 @@ impl Learned {
     }
 
     fn guesses(&self) -> impl Iterator<Item = (&Guess, Why)> {
-        let plain = [&self.requests, &self.tokens].into_iter().flatten().map(|guess| (guess, Why::Guessed));
+        let why = |guess: &Guess| if guess.was_refused() { Why::Guessed } else { Why::Cap };
+        let plain = [&self.requests, &self.tokens].into_iter().flatten().map(move |guess| (guess, why(guess)));
         let hidden = self.hidden.iter().map(|guess| (guess, Why::Hidden));
         plain.chain(hidden)
     }
@@ -326,7 +327,9 @@ impl Learned {
 /// Why a limit is guessed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Why {
-    /// The provider does not tell of its limits.
+    /// The provider does not tell of its limits. The user's cap stands for them: it was never refused.
+    Cap,
+    /// The provider does not tell of its limits, and has refused.
     Guessed,
     /// It refuses although by its own word there is room.
     Hidden,

@@ -359,6 +359,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::dispatcher::check::cases(64))]
+
         /// Against a plain list.
         #[test]
         fn sums_are_those_of_the_list(acts in prop::collection::vec((0u8..8, 0u64..40, 0u64..9, 0u64..9), 1..300)) {

@@ -2,6 +2,7 @@
 
 mod pushed_back;
 mod refusals;
+pub(super) mod said;
 
 use std::time::Duration;
 

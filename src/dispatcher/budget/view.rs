@@ -4,12 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::cap::Cap;
-use super::{Ask, Budget, Group, Learned, Ready, Wait};
+use super::{Ask, Budget, Group, Learned, Ready, Rest, Wait};
 use crate::clock::Instant;
 use crate::dispatcher::lane::seconds;
 use crate::messages::{AtOnceStatus, CapStatus, LearnedModel};
 
-/// Models that were not called for so long are not shown.
+/// Models that were not called for so long are not shown, unless their day's quota is used up.
 const LONG: Duration = Duration::from_secs(3_600);
 
 /// What keeps a call.
@@ -66,9 +66,9 @@ impl Budget {
         }
     }
 
-    /// Until when its key rests.
-    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
-        self.rests.at(now).map(|(until, _)| until)
+    /// Until when its key rests, and why.
+    pub(crate) fn rests_until(&self, now: Instant) -> Option<(Instant, Rest)> {
+        self.rests.at(now)
     }
 
     pub(crate) fn at_once_status(&self) -> AtOnceStatus {
@@ -93,10 +93,11 @@ impl Budget {
         [&self.requests, &self.tokens].into_iter().flatten().map(status).collect()
     }
 
-    /// The groups that were called within the last hour, the latest first.
+    /// The groups that were called within the last hour or whose day's quota is used up, the latest call first.
     pub(crate) fn busy_groups(&self, now: Instant) -> Vec<Group> {
         let sent_at = |(group, learned): (&Group, &Learned)| Some((learned.sent_at()?, *group));
-        let mut busy: Vec<_> = self.groups.iter().filter_map(sent_at).filter(|(at, _)| *at + LONG > now).collect();
+        let is_shown = |(at, group): &(Instant, Group)| *at + LONG > now || self.used_up_until(now, *group).is_some();
+        let mut busy: Vec<_> = self.groups.iter().filter_map(sent_at).filter(is_shown).collect();
         busy.sort_by(|one, other| other.cmp(one));
         busy.into_iter().map(|(_, group)| group).collect()
     }

@@ -19,7 +19,7 @@ pub(crate) enum Wait {
     Cap { counted: Counted, per_minute: u64, left: u64 },
     /// A limit that the provider tells of.
     Told { counted: Counted, limit: u64, left: u64, period: Duration },
-    /// A limit that was learned from refusals.
+    /// A limit that is guessed: learned from refusals, or the user's cap in its place.
     Guessed { counted: Counted, per_minute: u64, why: Why },
     /// The provider refuses faster growth than to so many requests per minute.
     Growth { per_minute: u64 },
@@ -106,6 +106,9 @@ impl fmt::Display for Wait {
             }
             Wait::Guessed { counted, per_minute, why } => {
                 let whose = match why {
+                    Why::Cap => {
+                        "as many as are configured; the provider does not tell its limit, and refused none so far"
+                    }
                     Why::Guessed => "a limit the provider does not tell, learned from its refusals",
                     Why::Hidden => "a shorter window the provider does not tell of, learned from its refusals",
                 };

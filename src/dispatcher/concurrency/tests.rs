@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use self::world::{Beyond, Change, Minute, Scene, World, sum};
 use super::*;
 use crate::clock;
+use crate::dispatcher::check::cases;
 
 /// An account with calls in flight.
 struct Account {
@@ -322,7 +323,7 @@ fn what_was_learned_survives_a_restart_and_is_probed_soon() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(cases(64))]
     #[test]
     fn whatever_happens_the_window_stays_in_its_bounds_wakes_come_true_and_all_is_found_again(
         events in prop::collection::vec((0..14_u8, 0..64_usize, 0.0..3.0_f64), 0..400)
@@ -374,9 +375,10 @@ proptest! {
     }
 }
 
-/// Prints what a scene comes to with each of some seeds, and gives the runs.
+/// Prints what a scene comes to with each of some seeds (`FOREBAY_SEEDS` says how many), and gives the runs.
 fn runs(name: &str, scene: &Scene) -> Vec<Vec<Minute>> {
-    let runs: Vec<_> = (0..4).map(|seed| World::run(scene.clone(), seed).minutes).collect();
+    let seeds = std::env::var("FOREBAY_SEEDS").map_or(2, |seeds| seeds.parse().expect("a number of seeds"));
+    let runs: Vec<_> = (0..seeds).map(|seed| World::run(scene.clone(), seed).minutes).collect();
     let line = |what: fn(&Minute) -> f64| runs.iter().map(|run| format!(" {:.2}", what(&sum(run)))).collect::<String>();
     let (used, refused, slowness) = (line(Minute::used), line(Minute::refusals), line(Minute::slowness));
     println!("{name}: % of slots used{used}; % refused{refused}; times the unloaded latency{slowness}");

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::stage::{Script, Stage, cut, refused, too_many};
 use super::{AHEAD, PATIENCE};
+use crate::dispatcher::check::cases;
 use crate::messages::Priority::{self, High, Low, Normal};
 
 fn s(seconds: u64) -> Duration {
@@ -152,7 +153,7 @@ fn stormy(accounts: usize, tokens: u64, concurrent: usize, seed: u64, arrivals: 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(cases(10))]
 
     /// Time goes to what is due and to the ends of attempts only: a wake-up that is lost would leave a call for good.
     #[test]

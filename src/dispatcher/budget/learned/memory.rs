@@ -3,9 +3,10 @@
 use super::{CapRates, KEPT, Learned, Lone, Name, Told, Wait, Why};
 use crate::clock::Instant;
 use crate::dispatcher::budget::correction::Correction;
+use crate::dispatcher::budget::day::UsedUp;
 use crate::dispatcher::budget::growth::Growth;
 use crate::dispatcher::budget::guess::Guess;
-use crate::dispatcher::budget::memory::{ago, away, sane};
+use crate::dispatcher::budget::memory::{ago, ahead, away, sane};
 use crate::dispatcher::budget::news::{Fact, Whose};
 use crate::dispatcher::budget::sends::{Counted, Past, Sends};
 use crate::messages::{GuessedBudget, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Priority};
@@ -36,6 +37,7 @@ impl Learned {
                 requests_per_minute: lone.requests,
                 tokens_per_minute: lone.tokens,
             }),
+            day_used_up_for_s: self.used_up_until(now).map(|until| away(now, until)),
         }
     }
 
@@ -56,6 +58,7 @@ impl Learned {
                 requests: sane(lone.requests_per_minute, 0.0..=f64::MAX, 0.0),
                 tokens: sane(lone.tokens_per_minute, 0.0..=f64::MAX, 0.0),
             }),
+            day: kept.day_used_up_for_s.map(|s| UsedUp::new(ahead(now, s))),
             ..Self::default()
         };
         for budget in &kept.budgets {
@@ -75,6 +78,11 @@ impl Learned {
             }
         }
         learned
+    }
+
+    /// Until when the quota of the day is used up.
+    pub(in super::super) fn used_up_until(&self, now: Instant) -> Option<Instant> {
+        self.day.as_ref().map(|day| day.until).filter(|until| *until > now)
     }
 
     /// When a call was last sent.
@@ -111,7 +119,7 @@ impl Learned {
         });
         let guessed = self.guesses().filter(|(guess, _)| guess.was_refused()).map(|(guess, why)| Fact {
             whose: match why {
-                Why::Guessed => Whose::Guessed,
+                Why::Cap | Why::Guessed => Whose::Guessed,
                 Why::Hidden => Whose::Hidden,
             },
             counts: guess.counted.dimension(),

@@ -304,3 +304,21 @@ fn a_refused_call_costs_no_tokens_and_a_request_only_where_requests_are_told_of(
         assert_eq!((since(Counted::Requests), since(Counted::Tokens)), (u64::from(is_told), 0));
     }
 }
+
+#[test]
+fn a_cap_that_nobody_has_refused_is_not_said_to_be_learned() {
+    let Rig { start, mut learned, caps } = Rig::capped(60.0);
+    let why = loop {
+        learned.guess_caps(caps, start);
+        match learned.ready_at(start, Tokens::default(), Priority::Normal, caps) {
+            (_, None) => _ = learned.enter(start, Tokens::default(), Priority::Normal, caps),
+            (_, Some(why)) => break why,
+        }
+    };
+    assert!(matches!(why, Wait::Guessed { why: Why::Cap, .. }), "{why:?}");
+    assert_eq!(
+        why.to_string(),
+        "some 60 requests per minute (as many as are configured; the provider does not tell its limit, and refused none \
+         so far) are used up for now"
+    );
+}

@@ -7,6 +7,7 @@ use crate::config::Limits;
 use crate::dispatcher::ask::{Ask, Group};
 use crate::dispatcher::budget::rest::RestMemory;
 use crate::dispatcher::budget::{Permit, Ready};
+use crate::dispatcher::check::cases;
 use crate::messages::{
     BudgetReading, Dimension, Failure, FailureKind, LearnedBudget, LimitReport, LimiterKind, Period, Priority,
     Pushback, Reset, Scope, Sent, Tokens,
@@ -117,7 +118,7 @@ fn priority(number: u8) -> Priority {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(cases(32))]
     #[test]
     fn a_recalled_account_decides_like_the_one_before(
         provider in prop::sample::select(vec![
@@ -223,6 +224,7 @@ fn nonsense(numbers: &[f64], counts: &[u64], kind: LimiterKind, now: Instant) ->
     let learned = &mut memory.models[0].learned;
     (learned.input_times, learned.output_times) = (*a, *b);
     learned.idle_s = Some(*b);
+    learned.day_used_up_for_s = Some(*c);
     let LearnedBudget::Told(told) = &mut learned.budgets[0] else { panic!("it is told of") };
     (told.limit, told.kind) = (counts[0], kind);
     (told.period_s, told.left, told.margin, told.others) = (*c, *d, *e, *f);

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::dispatcher::groups::Groups;
 use crate::messages::{BudgetReading, Dimension, Headers, Priority, Reset, Scope, Sent};
 
 const ASK: Ask = Ask { group: Group(0), tokens: Tokens { input: 0, output: 0 }, priority: Priority::Normal };
@@ -109,4 +110,24 @@ fn behind_the_end_of_a_day_one_goes_ahead() {
     assert_eq!(budget.ready(now, &ASK), Ready::At(now + Duration::from_secs(1), Wait::Ramp));
     budget.hear(&mut permit, &LimitReport::default(), now);
     assert_eq!(budget.ready(now, &ASK), Ready::Now);
+}
+
+#[test]
+fn a_day_that_is_used_up_is_shown_and_outlives_a_restart() {
+    let start = clock::now();
+    let (mut budget, mut groups) = (Budget::new(capped(None), 512, start), Groups::default());
+    let ask = Ask { group: groups.of(Some("m")), ..ASK };
+    let permit = budget.reserve(start, &ask);
+    let mut refusal = pushes_back(Pushback::DailyQuota);
+    refusal.hint.after = Some(Duration::from_secs(40_000));
+    budget.failed(permit, &refusal, start);
+    let now = start + Duration::from_secs(10_000);
+    assert_eq!(budget.busy_groups(now), [ask.group], "though nobody has called it for hours");
+    let shown = budget.learned_of(ask.group, None, now).expect("it is known");
+    assert_eq!(shown.day_used_up_for_s, Some(30_000.0));
+    let mut next = Budget::new(capped(None), 512, now);
+    next.recall(&budget.remember(&groups, now), &mut groups, now);
+    assert_eq!(next.ready(now, &ask), Ready::At(now + Duration::from_secs(30_000), Wait::DayUsedUp));
+    let behind = budget.learned_of(ask.group, None, start + Duration::from_secs(40_000));
+    assert_eq!(behind.expect("it is known").day_used_up_for_s, None);
 }

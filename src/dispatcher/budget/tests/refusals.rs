@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dispatcher::budget::refusals::{IN_A_ROW, SCOUTS_FOR};
+use crate::dispatcher::check::cases;
 use crate::messages::{Headers, Sent};
 
 /// A 429 for the rate that names its time, or does not.
@@ -165,7 +166,7 @@ fn played(is_capped: bool, steps: &[Step]) -> (Budget, Instant, Vec<Permit>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn an_answer_holds_until_the_time_it_names_and_a_larger_call_never_goes_sooner(

@@ -2,13 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock;
-
-fn s(seconds: f64) -> Duration {
-    Duration::from_secs_f64(seconds)
-}
-
-/// Before it rounding counts for nothing.
-const ROUNDING: Duration = Duration::from_micros(10);
+use crate::dispatcher::budget::tests::said::{self, s};
+use crate::dispatcher::check::cases;
 
 /// A budget and the log of what was sent. Times are seconds from its start.
 struct Rig {
@@ -281,7 +276,7 @@ fn played(kind: usize, steps: &[Step]) -> (Rig, f64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn what_is_said_of_a_call_holds_until_the_time_it_names(
@@ -290,15 +285,7 @@ proptest! {
         let (rig, at) = played(kind, &steps);
         let priority = if is_low { Priority::Low } else { Priority::Normal };
         let says = |now| rig.told.ready_at(now, cost, priority, f64::INFINITY, &rig.sends);
-        let now = rig.at(at);
-        let then = says(now);
-        prop_assert!(then >= now);
-        let step = ((then - now) / 500).max(Duration::from_millis(1));
-        let mut look = now;
-        while look + ROUNDING < then {
-            prop_assert!(says(look) + ROUNDING >= then, "{:?} ahead it is {:?} early", then - look, then - says(look));
-            look += step;
-        }
+        said::holds(rig.at(at), says)?;
     }
 
     #[test]

@@ -17,8 +17,8 @@ const REDIRECTED: &str =
     "502 upstream_redirected: up answered with a redirect, which is never followed; check base_url of [upstreams.up]";
 const PACKED: &str = "502 the upstream's answer is compressed, though it was asked for a plain one";
 const UNSAID: &str = "400 the upstream's: the upstream answered 400, and what it said about it was lost on the way";
-const REFUSAL: &str = "HTTP/1.1 429 X\r\ncontent-length: 30\r\n\r\n{\"error\":{\"message\":\"slowly\"}}";
-const REFUSED: &str = "429 the upstream's: slowly";
+const REFUSAL: &str = "HTTP/1.1 413 X\r\ncontent-length: 33\r\n\r\n{\"error\":{\"message\":\"too large\"}}";
+const REFUSED: &str = "413 the upstream's: too large";
 /// All of them.
 pub(super) fn faults() -> Vec<Fault> {
     [interim(), cuts(), lengths(), chunks(), heads(), excess(), uploads()].into_iter().flatten().collect()
