@@ -254,7 +254,11 @@ fn broken_upstreams() -> Vec<Broken> {
             "retry.base_delay = \"2m\"",
             &["[upstreams.a.retry] base_delay", "above max_delay 60s"],
         ),
-        in_upstream("a negative price", "prices.m.input = -1", &["[upstreams.a.prices.m] input: -1.0 is not a price"]),
+        in_upstream(
+            "a negative price",
+            "prices.m = { input = -1, output = 1 }",
+            &["[upstreams.a.prices.m] input: -1.0 is not a price"],
+        ),
         alone("no base_url", "[upstreams.a]\nmodels = [\"m\"]", &["[upstreams.a] base_url: missing", "https://"]),
         alone(
             "no models",
@@ -580,7 +584,6 @@ fn the_contracts_example_passes_with_a_line_for_each_thing_not_in_force() {
         "HTTPS_PROXY: is not honoured",
         "[store] is not in force yet",
         "[upstreams.anthropic] kind is not in force yet",
-        "[upstreams.openai] prices is not in force yet",
         "[jobs] is not in force yet",
         "[tenants.batch-team] weight is not in force yet",
     ];

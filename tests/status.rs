@@ -11,6 +11,7 @@ use std::time::Duration;
 use forebay::clock::{self, Instant};
 use forebay::transport::{HttpResponse, Scripted};
 use forebay::{Forebay, Outcome, Priority, Request};
+use futures_util::StreamExt as _;
 use serde_json::Value;
 use support::{Scene, Script, chat, config, gives, good, in_virtual_time, s, streamed};
 
@@ -278,4 +279,51 @@ fn asking_changes_nothing() {
     let unasked = attempts(None);
     assert!(unasked.len() > 150, "{}", unasked.len());
     assert_eq!(unasked, attempts(Some(s(0.37))));
+}
+
+/// A streamed answer that says in its last chunk what it used.
+fn stream_with_usage() -> HttpResponse {
+    let chunk =
+        |rest: &str| format!("data: {{\"id\":\"c\",\"object\":\"chat.completion.chunk\",\"model\":\"m\",{rest}}}\n\n");
+    let delta = chunk(r#""choices":[{"index":0,"delta":{"content":"ok"},"finish_reason":"stop"}]"#);
+    let usage = chunk(
+        r#""choices":[],"usage":{"prompt_tokens":100,"prompt_tokens_details":{"cached_tokens":40},"completion_tokens":10}"#,
+    );
+    Scripted::events(vec![Ok(delta.into()), Ok(usage.into()), Ok("data: [DONE]\n\n".into())])
+}
+
+#[test]
+fn what_calls_have_used_and_cost_is_told_call_by_call_and_in_sum() {
+    in_virtual_time(async {
+        let dear = "[upstreams.up.prices.m]\ninput = 1000\ncached_input = 100\noutput = 10000";
+        let slow: Scene = Box::new(|_| {
+            Box::pin(async {
+                pass(2.0).await;
+                Ok(Scripted::json(200, good("ok")))
+            })
+        });
+        let script = Script::new(vec![slow, gives(|| Ok(stream_with_usage()))], || {
+            gives(|| Ok(Scripted::json(200, r#"{"id":"c","choices":[]}"#)))
+        });
+        let forebay = script.start(config(dear)).await;
+        let answer = forebay.call(chat("whole")).await.expect("answered");
+        // Three tokens in, four out.
+        let cost = answer.meta.cost_usd.expect("it has a price");
+        assert!((cost - 0.043).abs() < 1e-9, "{cost}");
+        let events = forebay.stream(streamed("streamed")).await.expect("it begins");
+        events.for_each(|event| async { drop(event.expect("it goes on")) }).await;
+        forebay.call(chat("usage untold")).await.expect("answered");
+
+        let status = status(&forebay).await;
+        let used = &status["upstreams"][0]["used"];
+        assert_eq!(used.as_array().map(Vec::len), Some(1), "{used:#}");
+        let used = &used[0];
+        assert_eq!((&used["model"], &used["calls"]), (&"m".into(), &3.into()));
+        assert_eq!((&used["calls_without_usage"], &used["calls_without_price"]), (&1.into(), &0.into()));
+        let tokens = ["input_tokens", "cached_input_tokens", "output_tokens"].map(|key| number(&used[key]));
+        assert_eq!(tokens, [103.0, 40.0, 14.0]);
+        // Of the stream sixty fresh, forty cached, ten written.
+        assert!((number(&used["cost_usd"]) - (0.043 + 0.06 + 0.004 + 0.1)).abs() < 1e-9, "{used:#}");
+        assert_eq!((number(&used["latency"]["p50_s"]), number(&used["latency"]["p95_s"])), (0.0, 2.0));
+    });
 }

@@ -348,7 +348,7 @@ mod tests {
     #[test]
     fn names_with_dots_and_slashes_are_names() {
         let text = format!(
-            "{UPSTREAM}[upstreams.a.prices.\"gpt-4.1\"]\ninput = 1\n[routes.\"my/smart.one\"]\ntargets = [\"a/x.y/z\"]\n"
+            "{UPSTREAM}[upstreams.a.prices.\"gpt-4.1\"]\ninput = 1\noutput = 2\n[routes.\"my/smart.one\"]\ntargets = [\"a/x.y/z\"]\n"
         );
         let config = Config::from_toml(&text).expect("valid");
         assert_eq!(config.targets("my/smart.one"), [("a".into(), "x.y/z".into())]);
@@ -360,7 +360,7 @@ mod tests {
     #[test]
     fn variables_reach_every_type_and_every_name() {
         let (_dir, sources) = files(&[&format!(
-            "{UPSTREAM}[upstreams.a.prices.\"gpt-4.1\"]\ninput = 1\n[routes.Smart_1]\ntargets = [\"a/x\"]\n"
+            "{UPSTREAM}[upstreams.a.prices.\"gpt-4.1\"]\ninput = 1\noutput = 2\n[routes.Smart_1]\ntargets = [\"a/x\"]\n"
         )]);
         let config = Config::from_sources(&sources.environment(variables(&[
             ("FOREBAY__SERVER__LISTEN", "127.0.0.1:1"),

@@ -10,6 +10,7 @@ mod effective;
 mod environment;
 mod load;
 mod presets;
+mod prices;
 mod raw;
 mod schema;
 mod secret;
@@ -29,6 +30,7 @@ use crate::messages::{Account, Secret, Upstream};
 
 pub use check::{Problem, Problems};
 pub use load::Sources;
+pub use prices::Prices;
 pub use units::{parse_duration, parse_size};
 
 /// Where a call may go: an upstream's name, and that upstream's name for the model.
@@ -141,6 +143,8 @@ pub struct UpstreamSection {
     pub models: Vec<String>,
     /// Caps of each account.
     pub limits: Limits,
+    /// What its models cost.
+    pub prices: Prices,
     /// `[retry]`, with what `[upstreams.NAME.retry]` says otherwise.
     pub retry: Retry,
 }

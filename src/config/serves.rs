@@ -74,13 +74,17 @@ impl UpstreamSection {
         is_in_force(self.upstream.kind)
     }
 
-    /// How well `models` matches: the whole name beats any pattern, a longer pattern a shorter one.
+    /// How well `models` matches.
     fn rank(&self, model: &str) -> Option<usize> {
-        let rank = |entry: &String| match entry.strip_suffix('*') {
-            Some(stem) => model.starts_with(stem).then_some(stem.len()),
-            None => (entry == model).then_some(usize::MAX),
-        };
-        self.models.iter().filter_map(rank).max()
+        self.models.iter().filter_map(|entry| rank(entry, model)).max()
+    }
+}
+
+/// How well an entry of a list of models matches: the whole name beats any pattern, a longer pattern a shorter one.
+pub(super) fn rank(entry: &str, model: &str) -> Option<usize> {
+    match entry.strip_suffix('*') {
+        Some(stem) => model.starts_with(stem).then_some(stem.len()),
+        None => (entry == model).then_some(usize::MAX),
     }
 }
 

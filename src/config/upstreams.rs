@@ -8,8 +8,8 @@ use http::header::HeaderValue;
 use super::secret::check_key;
 use super::section::Section;
 use super::serves::is_in_force;
-use super::{Limits, Retry, Target, UpstreamSection, schema, values};
-use crate::messages::{Account, AccountId, Headers, Timeouts, Upstream, UpstreamKind};
+use super::{Limits, Prices, Retry, Target, UpstreamSection, schema, values};
+use crate::messages::{Account, AccountId, Headers, Price, Timeouts, Upstream, UpstreamKind};
 
 const KINDS: [(&str, UpstreamKind); 3] =
     [("openai", UpstreamKind::OpenAi), ("anthropic", UpstreamKind::Anthropic), ("gemini", UpstreamKind::Gemini)];
@@ -49,10 +49,7 @@ fn upstream(name: &str, section: &mut Section<'_>, retries: Retry) -> UpstreamSe
     });
     let limits = section.table("limits", limits).unwrap_or_default();
     let retry = section.table("retry", |section| schema::retry(section, retries)).unwrap_or(retries);
-    if section.has("prices") {
-        section.warn("prices", section.origin_of("prices"), "is not in force yet");
-    }
-    section.table("prices", prices);
+    let prices = section.table("prices", prices).unwrap_or_default();
 
     // Local servers ask for no key; they are one account all the same, with one budget.
     let keys = keys.map_or_else(|| vec![None], |keys| keys.into_iter().map(Some).collect());
@@ -61,7 +58,7 @@ fn upstream(name: &str, section: &mut Section<'_>, retries: Retry) -> UpstreamSe
         Arc::new(Account { id, upstream: Arc::clone(&upstream), key })
     };
     let accounts = keys.into_iter().enumerate().map(account).collect();
-    UpstreamSection { upstream, accounts, models: models.unwrap_or_default(), limits, retry }
+    UpstreamSection { upstream, accounts, models: models.unwrap_or_default(), limits, prices, retry }
 }
 
 fn limits(section: &mut Section<'_>) -> Limits {
@@ -72,12 +69,16 @@ fn limits(section: &mut Section<'_>) -> Limits {
     }
 }
 
-fn prices(all: &mut Section<'_>) {
-    all.each(|_, section| {
-        for key in ["input", "cached_input", "output"] {
-            section.get(key, values::price);
-        }
+/// Reads `[upstreams.NAME.prices]`: a model or a pattern each.
+fn prices(all: &mut Section<'_>) -> Prices {
+    let each = all.each(|_, section| {
+        let input = section.need("input", "input = 2.5, US$ per million tokens", values::price);
+        let cached_input = section.get("cached_input", values::price);
+        let output =
+            section.need("output", "output = 10.0, US$ per million tokens, or 0 for embeddings", values::price);
+        Price::new(input.unwrap_or_default(), cached_input, output.unwrap_or_default())
     });
+    Prices::new(each.into_iter().map(|(model, price)| (model.to_owned(), price)))
 }
 
 /// Reads `[upstreams.NAME.headers]`. Values may be secrets: given by reference like keys, and never shown.

@@ -163,6 +163,7 @@ impl Switchboard {
         let way_out = &mut self.lanes[lane];
         way_out.line.remove(entry.place(), entry.ask.group);
         way_out.waiting -= 1;
+        let price = entry.targets[entry.target].model.as_deref().and_then(|model| way_out.prices.of(model));
         let desk = way_out.desks.at(desk);
         let permit = desk.budget.reserve(now, &entry.ask);
         let account = Arc::clone(&desk.account);
@@ -183,7 +184,8 @@ impl Switchboard {
         }
         let id = AttemptId { call, number: entry.attempts };
         events::attempt_started(id, &account.id);
-        self.slots.occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, stream: None });
+        self.slots
+            .occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, began: now, price, stream: None });
         self.orders.push(Order::Run(RunAttempt {
             slot,
             id,

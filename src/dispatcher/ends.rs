@@ -34,8 +34,9 @@ impl Switchboard {
         if let Some(desk) = self.lanes[lane].desks.of(&account) {
             desk.budget.hear(&mut busy.permit, &limits, now);
         }
-        let group = busy.permit.group();
+        let (group, latency) = (busy.permit.group(), now.saturating_duration_since(busy.began));
         self.lanes[lane].tell_news(&account, group, now);
+        self.lanes[lane].tallies.entry(group).or_default().answered(latency);
         if !is_waited_for {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
@@ -69,7 +70,7 @@ impl Switchboard {
     }
 
     fn ended(&mut self, busy: Busy, end: AttemptEnd, now: Instant) {
-        let Busy { id, lane, account, permit, .. } = busy;
+        let Busy { id, lane, account, permit, began, price, stream } = busy;
         self.offer_slots();
         if let Some(limits) = end.limits() {
             events::limits_reported(&account.id, limits);
@@ -107,7 +108,9 @@ impl Switchboard {
         match end {
             AttemptEnd::Answered { status, headers, body, usage, .. } => {
                 self.answered(lane, &account, now);
-                let meta = Meta { usage, ..Meta::default() };
+                let tally = self.lanes[lane].tallies.entry(group).or_default();
+                tally.answered(now.saturating_duration_since(began));
+                let meta = Meta { usage, cost_usd: tally.settled(usage, price), ..Meta::default() };
                 #[cfg(test)]
                 let body = planted::mixed_up(body);
                 let answer = Answer { status, headers, body: AnswerBody::Whole(body), meta };
@@ -115,7 +118,9 @@ impl Switchboard {
                     self.end(id.call, Ok(answer), now);
                 }
             }
-            AttemptEnd::Streamed { broken, .. } => {
+            AttemptEnd::Streamed { usage, broken } => {
+                let cost_usd = self.lanes[lane].tallies.entry(group).or_default().settled(usage, price);
+                events::stream_ended(id, usage, cost_usd);
                 if let Some(failure) = broken {
                     events::stream_broken(id, &account.id, &failure);
                     // The caller has its error; what it says of the account holds for the others.
@@ -123,6 +128,10 @@ impl Switchboard {
                 }
             }
             AttemptEnd::Failed(failure) => self.failed(id, lane, &account, failure, now),
+            // A stream that was called off midway has used what nobody says.
+            AttemptEnd::Aborted if stream.is_some() => {
+                self.lanes[lane].tallies.entry(group).or_default().settled(None, price);
+            }
             AttemptEnd::Aborted => {}
         }
         #[cfg(test)]

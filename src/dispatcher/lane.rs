@@ -12,9 +12,10 @@ use super::desks::{Desk, Desks, Way};
 use super::groups::Groups;
 use super::line::{Line, Place};
 use super::retry::RetryBudget;
+use super::tally::Tally;
 use super::timers::DueKey;
 use crate::clock::Instant;
-use crate::config::{Retry, UpstreamSection};
+use crate::config::{Prices, Retry, UpstreamSection};
 use crate::messages::{Account, Error, ErrorKind, Upstream};
 
 /// An upstream as the dispatcher sees it.
@@ -39,6 +40,9 @@ pub(crate) struct Lane {
     pub(crate) refill: Option<DueKey>,
     /// Models whose quota of the day is used up at an account, and until when at the latest.
     pub(crate) used_up: BTreeMap<Group, Instant>,
+    pub(super) prices: Prices,
+    /// What answered calls have used and cost.
+    pub(super) tallies: BTreeMap<Group, Tally>,
     /// What the first in line waited for when it was last said, and when that was.
     pub(super) said: Option<(&'static str, Instant)>,
     /// What the last key that went to rest was answered; given out while all keys rest.
@@ -64,6 +68,8 @@ impl Lane {
             retry_budget: RetryBudget::new(section.retry.retry_budget, now),
             refill: None,
             used_up: BTreeMap::new(),
+            prices: section.prices.clone(),
+            tallies: BTreeMap::new(),
             said: None,
             last_refusal: None,
         }
@@ -75,6 +81,7 @@ impl Lane {
         let fresh = Lane::new(section, slots, now);
         self.upstream = fresh.upstream;
         self.retry = fresh.retry;
+        self.prices = fresh.prices;
         self.retry_budget.set_share(section.retry.retry_budget);
         self.desks = fresh.desks;
         for desk in self.desks.each() {

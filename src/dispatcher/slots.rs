@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::budget::Permit;
-use crate::messages::{Account, AttemptId, SeatId, SlotId, Tether};
+use crate::clock::Instant;
+use crate::messages::{Account, AttemptId, Price, SeatId, SlotId, Tether};
 
 /// What a slot is busy with.
 #[derive(Debug)]
@@ -13,6 +14,10 @@ pub(crate) struct Busy {
     pub(crate) lane: usize,
     pub(crate) account: Arc<Account>,
     pub(crate) permit: Permit,
+    /// When it was sent.
+    pub(crate) began: Instant,
+    /// What its tokens cost.
+    pub(crate) price: Option<Price>,
     /// Its stream has gone to the caller, and ends with this at the latest: the call is out of the ledger.
     pub(crate) stream: Option<Tether>,
 }

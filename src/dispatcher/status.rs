@@ -12,7 +12,7 @@ use crate::clock::Instant;
 use crate::config::Config;
 use crate::messages::{
     AccountStatus, ModelStatus, NextStatus, PoolStatus, Priority, RetriesStatus, Status, Tokens, UpstreamStatus,
-    WaitingStatus,
+    UsedStatus, WaitingStatus,
 };
 
 /// Models that are shown of one upstream, over all its accounts: each costs a look at its log of sends.
@@ -56,6 +56,7 @@ impl Lane {
         let first_waits_for = self.first_waits_for(now).map(|reason| reason.to_string());
         let retries = RetriesStatus { share: self.retry.retry_budget, left: self.retry_budget.room(now) };
         let firsts = self.firsts();
+        let used = self.used();
         let mut room = SHOWN;
         let mut left_out = 0;
         let groups = &self.groups;
@@ -72,9 +73,19 @@ impl Lane {
             waiting,
             first_waits_for,
             retries,
+            used,
             accounts: accounts.collect(),
             models_left_out: left_out,
         }
+    }
+
+    /// What calls have used and cost, by model.
+    fn used(&self) -> Vec<UsedStatus> {
+        let names = self.groups.names();
+        let name = |group| names.get(group).map_or(Some(Groups::MANY), |name| *name).map(str::to_owned);
+        let mut used: Vec<UsedStatus> = self.tallies.iter().map(|(group, tally)| tally.status(name(group))).collect();
+        used.sort_by(|one, other| one.model.cmp(&other.model));
+        used
     }
 
     /// What the first call of each queue asks for.

@@ -229,8 +229,8 @@ impl Switchboard {
         let meta = self.meta(&entry, now);
         let outcome = match outcome {
             Ok(mut answer) => {
-                let usage = answer.meta.usage;
-                answer.meta = Meta { usage, ..meta };
+                let Meta { usage, cost_usd, .. } = answer.meta;
+                answer.meta = Meta { usage, cost_usd, ..meta };
                 Ok(answer)
             }
             Err(error) => Err(error.with_meta(meta)),
@@ -291,6 +291,7 @@ impl Switchboard {
             queued: entry.waited + waiting,
             budget: lane.desks.budget_view(now),
             usage: None,
+            cost_usd: None,
         }
     }
 

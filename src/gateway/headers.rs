@@ -13,6 +13,8 @@ const X_FOREBAY_UPSTREAM: HeaderName = HeaderName::from_static("x-forebay-upstre
 const X_FOREBAY_ATTEMPTS: HeaderName = HeaderName::from_static("x-forebay-attempts");
 const X_FOREBAY_QUEUED_MS: HeaderName = HeaderName::from_static("x-forebay-queued-ms");
 
+const X_FOREBAY_COST_USD: HeaderName = HeaderName::from_static("x-forebay-cost-usd");
+
 /// Copies what the upstream sent, except what frames its message: ours is framed anew.
 pub(super) fn copy(from: Headers, to: &mut HeaderMap) {
     for (name, value) in from {
@@ -30,6 +32,9 @@ pub(super) fn copy(from: Headers, to: &mut HeaderMap) {
 pub(super) fn describe(meta: &Meta, to: &mut HeaderMap) {
     if let Some(upstream) = meta.upstream.as_deref().and_then(|name| HeaderValue::from_str(name).ok()) {
         to.insert(X_FOREBAY_UPSTREAM, upstream);
+    }
+    if let Some(cost) = meta.cost_usd.and_then(|cost| HeaderValue::try_from(dollars(cost)).ok()) {
+        to.insert(X_FOREBAY_COST_USD, cost);
     }
     to.insert(X_FOREBAY_ATTEMPTS, HeaderValue::from(meta.attempts));
     to.insert(X_FOREBAY_QUEUED_MS, HeaderValue::from(u64::try_from(meta.queued.as_millis()).unwrap_or(u64::MAX)));
@@ -59,6 +64,12 @@ pub(super) fn budgets(budget: &BudgetView, to: &mut HeaderMap) {
     };
     show(REQUESTS, &budget.requests);
     show(TOKENS, &budget.tokens);
+}
+
+/// An amount in US$, to a millionth of a cent, without an exponent.
+fn dollars(amount: f64) -> String {
+    let text = format!("{amount:.8}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// A duration as OpenAI's rate-limit headers write it: `12ms`, `1s`, `8.64s`, `6m0s`, `1h0m0s`. Rounded up, to whole
@@ -106,6 +117,12 @@ mod tests {
     }
 
     #[test]
+    fn a_cost_is_written_without_an_exponent() {
+        let written = [0.0, 1e-7, 0.000_125, 1.5, 1_234.0].map(dollars);
+        assert_eq!(written, ["0", "0.0000001", "0.000125", "1.5", "1234"]);
+    }
+
+    #[test]
     fn budgets_are_shown_only_where_there_is_a_cap() {
         let mut to = HeaderMap::new();
         let requests = Remaining { limit: 500, remaining: 499, reset: Duration::from_millis(120) };
@@ -124,12 +141,14 @@ mod tests {
             upstream: Some("openai".into()),
             attempts: 2,
             queued: Duration::from_micros(41_900),
+            cost_usd: Some(0.000_125),
             ..Meta::default()
         };
         describe(&meta, &mut to);
         assert_eq!(to.get("x-forebay-upstream").unwrap(), "openai");
         assert_eq!(to.get("x-forebay-attempts").unwrap(), "2");
         assert_eq!(to.get("x-forebay-queued-ms").unwrap(), "41");
+        assert_eq!(to.get("x-forebay-cost-usd").unwrap(), "0.000125");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub(crate) mod json;
 mod learned;
 mod limit_report;
 mod outcome;
+mod price;
 mod redact;
 mod request;
 mod slot;
@@ -40,13 +41,14 @@ pub use learned::{
 pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
 pub use limit_report::{Dimension, Scope};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
+pub use price::Price;
 pub(crate) use redact::Redactor;
 pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub(crate) use status::AskStatus;
 pub use status::{
-    AccountStatus, AtOnceStatus, CapStatus, ModelStatus, NextStatus, PoolStatus, RetriesStatus, Status, UpstreamStatus,
-    WaitingStatus,
+    AccountStatus, AtOnceStatus, CapStatus, LatencyStatus, ModelStatus, NextStatus, PoolStatus, RetriesStatus, Status,
+    UpstreamStatus, UsedStatus, WaitingStatus,
 };
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, Tether, stream};

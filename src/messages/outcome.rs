@@ -20,6 +20,8 @@ pub struct Usage {
     /// Tokens read: `prompt_tokens` or `input_tokens`.
     #[serde(alias = "prompt_tokens")]
     pub input_tokens: u64,
+    /// Those of them that came from the provider's cache, which most count and charge less.
+    pub cached_input_tokens: u64,
     /// Tokens written: `completion_tokens` or `output_tokens`.
     #[serde(alias = "completion_tokens")]
     pub output_tokens: u64,
@@ -73,6 +75,9 @@ pub struct Meta {
     pub budget: BudgetView,
     /// Tokens used, where the upstream said so and the answer is whole.
     pub usage: Option<Usage>,
+    /// What they cost, in US$, where the configuration has the model's price. Of a stream it is known at its end, and shown
+    /// in the status only.
+    pub cost_usd: Option<f64>,
 }
 
 /// An upstream's 2xx answer.

@@ -61,6 +61,8 @@ pub struct UpstreamStatus {
     pub first_waits_for: Option<String>,
     /// What its retries may cost.
     pub retries: RetriesStatus,
+    /// What calls have used and cost since the start, by model.
+    pub used: Vec<UsedStatus>,
     /// One for each key.
     pub accounts: Vec<AccountStatus>,
     /// Models of its accounts that are not shown, for there are too many.
@@ -93,6 +95,43 @@ pub struct RetriesStatus {
     pub share: f64,
     /// Retries that may start now.
     pub left: usize,
+}
+
+/// What calls to one model have used and cost since the start.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+#[non_exhaustive]
+pub struct UsedStatus {
+    /// The model by its name at the upstream; `None` for calls without one, `*` for all names beyond the first 256.
+    pub model: Option<String>,
+    /// Calls that were answered, streams that broke later among them.
+    pub calls: u64,
+    /// Those of them whose usage the upstream did not say: they are in no sum.
+    pub calls_without_usage: u64,
+    /// Those whose usage is in the sums of tokens but, for want of a price, not in `cost_usd`.
+    pub calls_without_price: u64,
+    /// Tokens read.
+    pub input_tokens: u64,
+    /// Those of them that came from the provider's cache.
+    pub cached_input_tokens: u64,
+    /// Tokens written.
+    pub output_tokens: u64,
+    /// In US$.
+    pub cost_usd: f64,
+    /// Of the last calls.
+    pub latency: LatencyStatus,
+}
+
+/// How long the last calls took from the send of the attempt that was answered: to the whole answer, and of streams to the
+/// first content.
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct LatencyStatus {
+    /// So many calls are looked at.
+    pub calls: usize,
+    /// The median, in seconds.
+    pub p50_s: Option<f64>,
+    /// 95 of 100 took no longer.
+    pub p95_s: Option<f64>,
 }
 
 /// One account; never its key.

@@ -97,6 +97,7 @@ impl Drop for AccessLine {
             code,
             attempts = self.meta.attempts,
             queued_ms = millis(self.meta.queued),
+            cost_usd = self.meta.cost_usd,
             total_ms = millis(clock::now().saturating_duration_since(self.start)),
             "call"
         );

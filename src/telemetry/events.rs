@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::messages::{
-    AccountId, AttemptId, CallId, Dimension, Failure, LimitReport, LimiterKind, Outcome, Part, SeatId, SlotId,
+    AccountId, AttemptId, CallId, Dimension, Failure, LimitReport, LimiterKind, Outcome, Part, SeatId, SlotId, Usage,
 };
 
 pub(crate) fn attempt_started(id: AttemptId, account: &AccountId) {
@@ -65,6 +65,12 @@ pub(crate) fn call_ended(call: CallId, outcome: &Outcome) {
             "call ended with an error"
         ),
     }
+}
+
+/// A stream has ended; what it used was not known before.
+pub(crate) fn stream_ended(attempt: AttemptId, usage: Option<Usage>, cost_usd: Option<f64>) {
+    let (input, output) = usage.map_or((None, None), |usage| (Some(usage.input_tokens), Some(usage.output_tokens)));
+    tracing::debug!(call = %attempt.call, attempt = attempt.number, input_tokens = input, output_tokens = output, cost_usd, "stream ended");
 }
 
 pub(crate) fn call_cancelled(call: CallId, attempts: u32) {
