@@ -11,6 +11,7 @@ use super::timers::{Due, DueKey};
 use super::turn::{Round, Turn};
 use crate::clock::Instant;
 use crate::messages::{AttemptId, CallId, Error, ErrorKind, Failure, FailureKind, NeedSlots, RunAttempt, Sent, SlotId};
+use crate::providers::classify::is_retryable;
 use crate::telemetry::events;
 
 impl Switchboard {
@@ -253,6 +254,10 @@ pub(super) fn final_error(failure: &Failure, upstream: &str, attempts: u32) -> E
         }
         (_, Some((status, headers, body))) => Error::upstream(*status, headers.clone(), body.clone()),
         _ => Error::new(ErrorKind::UpstreamUnavailable, format!("{upstream}: {} ({tries} made)", failure.message)),
+    };
+    let error = match failure.answer.is_some() && !is_retryable(failure) {
+        true => error.lasting(),
+        false => error,
     };
     match failure.hint.after {
         Some(after) => error.with_retry_after(after),

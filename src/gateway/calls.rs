@@ -1,5 +1,6 @@
 //! The calls that are passed on: read, begun, answered.
 
+use std::future::Future;
 use std::time::Duration;
 
 use actix_web::body::BoxBody;
@@ -9,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse, Resource, web};
 
 use super::body::{self, Announced};
 use super::guard::{self, Caller};
-use super::{Shared, errors, headers, stream};
+use super::{Shared, errors, headers, idempotency, stream};
 use crate::config::parse_duration;
 use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
 use crate::providers::headers::pick_for_upstream;
@@ -46,7 +47,7 @@ async fn call(
 ) -> HttpResponse {
     let caller = Caller::of(&request);
     let mut line = AccessLine::new(caller.id, endpoint, caller.tenant.clone());
-    let (call, admitted) = match read(endpoint, &shared, &request, &caller, &mut payload).await {
+    let (call, admitted, key) = match read(endpoint, &shared, &request, &caller, &mut payload).await {
         Ok(read) => read,
         Err(error) => {
             line.fail(&error);
@@ -57,7 +58,24 @@ async fn call(
         line.set_model(model);
     }
     let is_stream = call.is_stream();
-    let pending: Pending = shared.forebay.begin(caller.id, call, admitted, shared.seat);
+    let Some(key) = key else {
+        let pending: Pending = shared.forebay.begin(caller.id, call, admitted, shared.seat);
+        return respond(pending, is_stream, line).await;
+    };
+    let again = call.clone();
+    match shared.shelf.follow(key, &again, || shared.forebay.begin(caller.id, call, admitted, shared.seat)) {
+        Ok(pending) => respond(pending, is_stream, line).await,
+        Err(error) => {
+            line.fail(&error);
+            errors::reply(&error)
+        }
+    }
+}
+
+async fn respond<P>(pending: P, is_stream: bool, line: AccessLine) -> HttpResponse
+where
+    P: Future<Output = Outcome> + Unpin + 'static,
+{
     if !is_stream {
         return answer(pending.await, line);
     }
@@ -74,7 +92,7 @@ async fn read(
     request: &HttpRequest,
     caller: &Caller,
     payload: &mut web::Payload,
-) -> Result<(Request, Admitted), Error> {
+) -> Result<(Request, Admitted, Option<Box<str>>), Error> {
     if shared.is_draining() {
         let error = Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment");
         return Err(error.with_retry_after(DRAINING_RETRY_AFTER));
@@ -82,6 +100,7 @@ async fn read(
     let from = request.headers();
     let timeout = timeout(from)?;
     let priority = priority(from)?;
+    let key = idempotency::key(from)?;
     let max = shared.doors().config.server.max_body;
     let announced = Announced::read(from, max)?;
     let mut admitted = shared.forebay.admit(0)?;
@@ -94,7 +113,7 @@ async fn read(
     if let Some(timeout) = timeout {
         call = call.with_timeout(timeout);
     }
-    Ok((call, admitted))
+    Ok((call, admitted, key))
 }
 
 fn passed_on(from: &HeaderMap) -> Headers {
@@ -127,7 +146,7 @@ fn priority(headers: &HeaderMap) -> Result<Priority, Error> {
     }
 }
 
-fn bad_header(name: &HeaderName, problem: &str) -> Error {
+pub(super) fn bad_header(name: &HeaderName, problem: &str) -> Error {
     Error::new(ErrorKind::InvalidRequest, format!("header {name}: {problem}"))
 }
 

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::connection::Connection;
+use super::idempotency::Shelf;
 use super::places::{Goes, Handed, Place, Places};
 use super::protocol::{Application, Protocol, protocol};
 use super::stage::{Stage, until};
@@ -77,12 +78,13 @@ impl Gateway {
         let seats = forebay.arbiters();
         let (handle, doorways) = GatewayHandle::new(listener, seats.len(), descriptors::for_callers())?;
         let mut serving = false;
+        let shelf = Shelf::default();
         for (arbiter, doorway) in seats.iter().zip(doorways) {
             let (listener, forebay) = (handle.listener.try_clone()?, forebay.clone());
-            let (local_addr, draining) = (handle.local_addr, Arc::clone(&handle.draining));
+            let (local_addr, draining, shelf) = (handle.local_addr, Arc::clone(&handle.draining), shelf.clone());
             serving |= arbiter.spawn_fn(move || {
                 // Built on the thread it stays on: application and connections are not `Send`.
-                let shared = Shared::new(forebay, Some(doorway.seat), draining).listening_at(local_addr);
+                let shared = Shared::new(forebay, Some(doorway.seat), draining).sharing(shelf).listening_at(local_addr);
                 actix_rt::spawn(accept(listener, app(shared), doorway));
             });
         }

@@ -2,7 +2,7 @@
 //!
 //! A call's way in: [`listener`] accepts its [`connection`] on a thread of the system's, [`protocol`] reads it, [`guard`] wraps everything (id,
 //! panics, [`origin`], [`auth`]), [`calls`] reads head and [`body`] and begins the call, and its outcome goes out whole,
-//! as a [`stream`], or as one of the [`errors`]; [`sending`] sees it off.
+//! as a [`stream`], or as one of the [`errors`], one for each [`idempotency`] key; [`sending`] sees it off.
 
 mod auth;
 mod body;
@@ -12,6 +12,7 @@ mod descriptors;
 mod errors;
 mod guard;
 mod headers;
+mod idempotency;
 mod listener;
 mod models;
 mod operations;
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     seat: Option<SeatId>,
     /// Only programs of this machine can connect.
     on_loopback: bool,
+    /// Calls with an `Idempotency-Key`, of all threads.
+    shelf: idempotency::Shelf,
     /// Set when the daemon is asked to end: from then on nothing new is begun.
     draining: Arc<AtomicBool>,
     /// What was read from the configuration in force; read anew when that is another.
@@ -73,7 +76,12 @@ impl Shared {
     /// What handlers on the thread `seat` share with each other and, through `draining`, with all threads.
     pub(crate) fn new(forebay: Forebay, seat: Option<SeatId>, draining: Arc<AtomicBool>) -> Self {
         let doors = RefCell::new(Doors::of(forebay.config()));
-        Self { forebay, seat, on_loopback: true, draining, doors }
+        Self { forebay, seat, on_loopback: true, shelf: idempotency::Shelf::default(), draining, doors }
+    }
+
+    /// The same, which shares its calls with an `Idempotency-Key` with others.
+    fn sharing(self, shelf: idempotency::Shelf) -> Self {
+        Self { shelf, ..self }
     }
 
     /// The same, for callers that come in at `addr`: what is in process is as near as loopback.

@@ -111,6 +111,7 @@ struct Inner {
     param: Option<&'static str>,
     retry_after: Option<Duration>,
     upstream: Option<(u16, Headers, Bytes)>,
+    is_lasting: bool,
     meta: Meta,
 }
 
@@ -123,6 +124,7 @@ impl Error {
             param: None,
             retry_after: None,
             upstream: None,
+            is_lasting: false,
             meta: Meta::default(),
         }))
     }
@@ -143,6 +145,12 @@ impl Error {
     /// Says when another try may succeed.
     pub fn with_retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
+        self
+    }
+
+    /// Says that another try would end the same.
+    pub(crate) fn lasting(mut self) -> Self {
+        self.0.is_lasting = true;
         self
     }
 
@@ -180,6 +188,11 @@ impl Error {
     /// When another try may succeed.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// Whether the same call would end the same: it is an error that is never retried.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.0.is_lasting
     }
 
     /// The upstream's own answer, where it has spoken last: headers and body.
