@@ -172,11 +172,9 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
     }
     let used = match (truth.tells(), kind) {
         _ if !is_busy => None,
-        // A cap on tokens is kept by estimates that err high, for as long as a call is under way: 97 % are aimed at.
-        _ if cap == Cap::Below => Some(if scenario.caps.1.is_some() { 0.955 } else { 0.97 }),
+        _ if cap == Cap::Below => Some(0.97),
         (true, Kind::Bucket) if cap == Cap::At => Some(0.97),
-        (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.955),
-        (true, Kind::Tens) if cap == Cap::At => Some(0.945),
+        (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.97),
         // Room for a large call in a sliding window is time in which nobody goes.
         (true, Kind::Sliding) if has_huge(scenario) => Some(0.94),
         // What is reserved shows in headers only: 98 % (96 in ten seconds) are aimed at.

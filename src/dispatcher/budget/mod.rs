@@ -8,6 +8,7 @@
 mod cap;
 mod correction;
 mod day;
+mod doubt;
 mod growth;
 mod guess;
 mod kind;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use self::cap::Cap;
 pub(crate) use self::cap::MINUTE;
 use self::day::UsedUp;
+use self::doubt::{Doubt, Unsure};
 use self::learned::{CapRates, Entered, Learned};
 use self::news::Said;
 pub(crate) use self::news::{Fact, News, Whose};
@@ -64,6 +66,8 @@ pub(crate) struct Permit {
     entered: Entered,
     /// Where it is entered in the account's log.
     ticket: Ticket,
+    /// What is held against the caps, and how far that may be off.
+    capped: (Cost, Unsure),
     /// Taken at the end.
     mark: Option<Mark>,
 }
@@ -97,6 +101,8 @@ pub(crate) struct Budget {
     /// All attempts of the last minute, as they are held against the caps. Kept without caps as well: a reload may bring
     /// one, and that counts them.
     sends: Sends,
+    /// How far what those under way are held with may be off.
+    doubt: Doubt,
     groups: HashMap<Group, Learned>,
     concurrency: Concurrency,
     pub(super) in_flight: Rc<Cell<usize>>,
@@ -127,6 +133,7 @@ impl Budget {
             requests,
             tokens,
             sends: Sends::default(),
+            doubt: Doubt::default(),
             groups: HashMap::new(),
             concurrency: Concurrency::new(limits.max_concurrent.unwrap_or(slots), now),
             in_flight: Rc::new(Cell::new(0)),
@@ -157,6 +164,7 @@ impl Budget {
     /// What was in flight belonged to a dispatcher that has died, and ends with it. What it used stays used.
     pub(crate) fn forget_in_flight(&mut self) {
         self.in_flight = Rc::default();
+        self.doubt = Doubt::default();
         self.groups.values_mut().for_each(Learned::forget_unanswered);
     }
 
@@ -195,13 +203,11 @@ impl Budget {
     pub(crate) fn ready(&mut self, now: Instant, ask: &Ask) -> Ready {
         let caps = self.cap_rates();
         let learned = learned(&mut self.groups, ask.group, caps, now);
-        let held = ask.tokens.total();
-        let capped = || {
-            [(&self.requests, 1), (&self.tokens, held)]
-                .into_iter()
-                .filter_map(|(cap, cost)| Some((cap.as_ref()?, cost)))
+        let capped = |tokens: u64, margin: u64| {
+            let each = [(&self.requests, 1, 0), (&self.tokens, tokens, margin)].into_iter();
+            each.filter_map(|(cap, cost, margin)| Some((cap.as_ref()?, cost, margin)))
         };
-        if let Some((cap, _)) = capped().find(|(cap, cost)| *cost > cap.per_minute) {
+        if let Some((cap, ..)) = capped(ask.tokens.total(), 0).find(|(cap, cost, _)| *cost > cap.per_minute) {
             return Ready::Never(Beyond {
                 counted: cap.counted,
                 limit: cap.per_minute,
@@ -235,11 +241,11 @@ impl Budget {
                 last = (at, Some(why));
             }
         };
-        for (cap, cost) in capped() {
-            if let Some(at) = cap.ready_at(now, cost, &self.sends) {
-                let left = cap.remaining(now, &self.sends).remaining;
-                later(at, Wait::Cap { counted: cap.counted, per_minute: cap.per_minute, left });
-            }
+        let (cost, unsure) = learned.capped(ask.tokens);
+        for (cap, cost, margin) in capped(cost.of(Counted::Tokens), self.doubt.margin(unsure)) {
+            let at = cap.ready_at(now, cost, margin, &self.sends);
+            let left = cap.remaining(now, &self.sends).remaining;
+            later(at, Wait::Cap { counted: cap.counted, per_minute: cap.per_minute, left });
         }
         if let (at, Some(why)) = learned.ready_at(now, ask.tokens, ask.priority, caps) {
             later(at, why);
@@ -266,8 +272,10 @@ impl Budget {
     pub(crate) fn reserve(&mut self, now: Instant, ask: &Ask) -> Permit {
         let caps = self.cap_rates();
         self.sends.forget(now - MINUTE);
-        let Tokens { input, output } = ask.tokens;
-        let ticket = self.sends.push(now, Cost { requests: 1, input, output });
+        self.doubt.forget(now - MINUTE);
+        let capped = self.group(ask.group, now).capped(ask.tokens);
+        let ticket = self.sends.push(now, capped.0);
+        self.doubt.goes(ticket, now, capped.1);
         let entered = self.group(ask.group, now).enter(now, ask.tokens, ask.priority, caps);
         if let Some(ramp) = &mut self.ramp {
             ramp.take(now);
@@ -275,7 +283,7 @@ impl Budget {
         self.refusals.goes(now);
         self.in_flight.set(self.in_flight.get() + 1);
         let mark = self.concurrency.started(now, self.in_flight.get(), ask.group.0);
-        Permit { in_flight: Rc::clone(&self.in_flight), group: ask.group, entered, ticket, mark: Some(mark) }
+        Permit { in_flight: Rc::clone(&self.in_flight), group: ask.group, entered, ticket, capped, mark: Some(mark) }
     }
 
     /// The head of a good answer has come: what it says of the limits, and that the attempt was taken. A stream's comes
@@ -305,14 +313,17 @@ impl Budget {
         self.end(&mut permit, end, now);
     }
 
+    /// The attempt has ended: it cost what the upstream says, or else as much as it was estimated at most.
     fn settle_cap(&mut self, permit: &Permit, used: Option<Tokens>) {
-        let Some(used) = used else { return };
+        let (held, unsure) = permit.capped;
         let Tokens { input, output } = permit.entered.estimate;
+        let used = used.unwrap_or(Tokens { input: input.max(held.input), output });
         // A count beyond the cap is taken for the cap: nonsense must not close the account for days.
         let most = self.tokens.map_or(u64::MAX, |cap| cap.per_minute.max(input.saturating_add(output)));
         let input_used = used.input.min(most);
-        let now = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
-        self.sends.settle(permit.ticket, Cost { requests: 1, input, output }, now);
+        let cost = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
+        self.sends.settle(permit.ticket, held, cost);
+        self.doubt.settle(permit.ticket, unsure);
     }
 
     fn end(&mut self, permit: &mut Permit, end: End, now: Instant) -> bool {
@@ -325,6 +336,7 @@ impl Budget {
         self.reported.note(&failure.limits, permit.entered.at, now);
         let named = named_wait(failure).filter(|_| failure.kind != FailureKind::OutOfQuota);
         let entered = permit.entered;
+        self.settle_cap(&permit, None);
         let learned = self.group(permit.group, now);
         // A day's quota is not one of those that are counted down: it is used up, and that is all.
         if failure.answer.is_some() && failure.pushback != Some(Pushback::DailyQuota) {
