@@ -7,7 +7,7 @@ use std::fmt;
 use forebay::simulator::limits::{Charge, RetryAfter};
 
 use super::provider::Job;
-use super::run::{Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
+use super::run::{FIRST_MINUTE, Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
 use super::scenario::{Event, Kind, Scenario, Service};
 
 /// A handful of refusals.
@@ -149,6 +149,12 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
     if truth.limits.acceleration.is_some() {
         // Doing as it likes leaves three quarters of the limit: growth by half a minute at most.
         all.push(least("share of the limit used", run.utilisation(0.0), 0.5));
+        all.push(most("share of attempts refused", run.refused_share(0.0), 0.02));
+        return;
+    }
+    if truth.limits.requests_per_second.is_some() && is_busy {
+        all.push(least("share of the limit used", run.utilisation(0.0), 0.6));
+        all.push(least("share of the limit used after a minute", run.utilisation(FIRST_MINUTE), 0.8));
         all.push(most("share of attempts refused", run.refused_share(0.0), 0.02));
         return;
     }
