@@ -7,7 +7,7 @@ use std::fmt;
 use forebay::simulator::limits::{Charge, RetryAfter};
 
 use super::provider::Job;
-use super::run::{Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
+use super::run::{FIRST_MINUTE, Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
 use super::scenario::{Event, Kind, Scenario, Service};
 
 /// A handful of refusals.
@@ -152,6 +152,12 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         all.push(most("share of attempts refused", run.refused_share(0.0), 0.02));
         return;
     }
+    if truth.limits.requests_per_second.is_some() && is_busy {
+        all.push(least("share of the limit used", run.utilisation(0.0), 0.6));
+        all.push(least("share of the limit used after a minute", run.utilisation(FIRST_MINUTE), 0.8));
+        all.push(most("share of attempts refused", run.refused_share(0.0), 0.02));
+        return;
+    }
     if truth.limits.requests_per_second.is_some() {
         let mut waits = run.waits(true, 0.0);
         all.push(most("99th percentile of waits, s", percentile(&mut waits, 0.99), 3.0));
@@ -172,11 +178,9 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
     }
     let used = match (truth.tells(), kind) {
         _ if !is_busy => None,
-        // A cap on tokens is kept by estimates that err high, for as long as a call is under way: 97 % are aimed at.
-        _ if cap == Cap::Below => Some(if scenario.caps.1.is_some() { 0.955 } else { 0.97 }),
+        _ if cap == Cap::Below => Some(0.97),
         (true, Kind::Bucket) if cap == Cap::At => Some(0.97),
-        (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.955),
-        (true, Kind::Tens) if cap == Cap::At => Some(0.945),
+        (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.97),
         // Room for a large call in a sliding window is time in which nobody goes.
         (true, Kind::Sliding) if has_huge(scenario) => Some(0.94),
         // What is reserved shows in headers only: 98 % (96 in ten seconds) are aimed at.

@@ -193,6 +193,20 @@ pub fn second() -> Scenario {
     scene
 }
 
+/// A provider of twenty calls a second that says so nowhere: not in headers, and in refusals only that it is whole seconds.
+/// Fifty callers of normal calls that take a moment each, with a cap at its limit or none: what the article's threads do.
+pub fn silent(cap: bool) -> Scenario {
+    let mut scene = unlimited();
+    scene.work = Work { service: 0.15, spread: 0.3, ..Work::REQUESTS };
+    scene.provider.limits.requests_per_second = Some(Rate::per_second(20));
+    scene.provider.limits.requests_per_minute = Some(Rate::per_second(20));
+    scene.provider.limits.retry_after = RetryAfter::Seconds;
+    (scene.seconds, scene.backlog, scene.is_urgent) = (300.0, CALLERS, true);
+    scene.caps.0 = cap.then_some(1_200);
+    scene.name = format!("silent{}/bucket", if cap { "-capped" } else { "" });
+    scene
+}
+
 /// A user's cap on calls, on an account of 500 a minute, with two bursts in between.
 pub fn cap(kind: Kind, headers: bool, cap: u64) -> Scenario {
     let mut scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
@@ -242,6 +256,7 @@ fn base(kind: Kind, work: Work, (requests, tokens): (u64, u64)) -> Scenario {
         provider: Provider { kind, limits, service: Service::Endless },
         processes: 1,
         backlog: CALLERS,
+        is_urgent: false,
         events: Vec::new(),
         caps: (None, None),
         belief: 1.0,
@@ -339,6 +354,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(QUEUES.map(queue));
     all.extend(KINDS.map(lively));
     all.push(second());
+    all.extend([true, false].map(silent));
     for kind in KINDS {
         for headers in [true, false] {
             all.extend(CAPS.map(|calls| cap(kind, headers, calls)));

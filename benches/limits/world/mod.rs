@@ -105,7 +105,7 @@ async fn backlog(process: Rc<Process>, scenario: Scenario) {
     clock::until(clock::now() + stagger).await;
     while !process.is_closing.get() {
         let ask = scenario.work.draw(&mut process.dice.borrow_mut());
-        process.call(false, ask).await;
+        process.call(scenario.is_urgent, ask).await;
     }
 }
 

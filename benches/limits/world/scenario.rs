@@ -59,8 +59,10 @@ pub struct Scenario {
     pub provider: Provider,
     /// Processes that share the account, each with callers of its own, unaware of each other.
     pub processes: usize,
-    /// Callers of low priority in each process, each with one call after the other.
+    /// Callers in each process, each with one call after the other.
     pub backlog: usize,
+    /// Whether somebody waits for the calls of the backlog; else they are of low priority.
+    pub is_urgent: bool,
     /// What happens besides, in order of time.
     pub events: Vec<(f64, Event)>,
     /// Caps of the user's, in calls and tokens a minute.

@@ -28,16 +28,15 @@ impl Cap {
         self.per_minute as f64 / 60.0
     }
 
-    /// When `cost` more may be used, `now` when at once; `None` when it is more than the cap and never may.
-    pub(super) fn ready_at(&self, now: Instant, cost: u64, sends: &Sends) -> Option<Instant> {
-        if cost > self.per_minute {
-            return None;
-        }
-        let excess = (self.used(now, sends) + cost).saturating_sub(self.per_minute);
+    /// When `cost` more may be used, `now` when at once. What those under way may cost beyond what they are counted with is
+    /// the `margin`: it goes when they end, not with time. What is more than the cap goes when there is nothing beside it.
+    pub(super) fn ready_at(&self, now: Instant, cost: u64, margin: u64, sends: &Sends) -> Instant {
+        let used = self.used(now, sends);
+        let excess = used.saturating_add(cost).saturating_add(margin).saturating_sub(self.per_minute).min(used);
         if excess == 0 {
-            return Some(now);
+            return now;
         }
-        sends.reached(now - MINUTE, excess, self.counted).map(|at| at + MINUTE)
+        sends.reached(now - MINUTE, excess, self.counted).map_or(now, |at| at + MINUTE)
     }
 
     /// The most that can be used from `now` until `deadline`, if nothing else interferes.
@@ -81,10 +80,11 @@ mod tests {
         sends.push(start, tokens(1));
         sends.push(start + s(10), tokens(1));
         let now = start + s(20);
-        assert_eq!(cap.ready_at(now, 0, &sends), Some(now));
-        assert_eq!(cap.ready_at(now, 1, &sends), Some(start + MINUTE));
-        assert_eq!(cap.ready_at(now, 2, &sends), Some(start + s(10) + MINUTE));
-        assert_eq!(cap.ready_at(now, 3, &sends), None, "more than the cap never fits");
+        assert_eq!(cap.ready_at(now, 0, 0, &sends), now);
+        assert_eq!(cap.ready_at(now, 1, 0, &sends), start + MINUTE);
+        assert_eq!(cap.ready_at(now, 1, 1, &sends), start + s(10) + MINUTE);
+        assert_eq!(cap.ready_at(now, 2, 0, &sends), start + s(10) + MINUTE);
+        assert_eq!(cap.ready_at(now, 3, 9, &sends), start + s(10) + MINUTE, "more than the cap goes alone");
         assert_eq!(cap.used(start + MINUTE, &sends), 1);
     }
 
@@ -92,9 +92,9 @@ mod tests {
     fn what_turns_out_smaller_makes_room_at_once() {
         let (start, cap, mut sends) = (clock::now(), cap(100), Sends::default());
         let ticket = sends.push(start, tokens(90));
-        assert_eq!(cap.ready_at(start, 20, &sends), Some(start + MINUTE));
+        assert_eq!(cap.ready_at(start, 20, 0, &sends), start + MINUTE);
         sends.settle(ticket, tokens(90), tokens(30));
-        assert_eq!(cap.ready_at(start, 20, &sends), Some(start));
+        assert_eq!(cap.ready_at(start, 20, 0, &sends), start);
         assert_eq!(cap.remaining(start, &sends).remaining, 70);
     }
 
@@ -120,10 +120,10 @@ mod tests {
                 let within = |at: Instant| -> u64 {
                     sent.iter().filter(|(when, _)| *when + MINUTE > at && *when <= at).map(|(_, cost)| cost).sum()
                 };
-                let Some(at) = cap.ready_at(now, cost, &sends) else {
-                    prop_assert!(cost > per_minute);
+                if cost > per_minute {
                     continue;
-                };
+                }
+                let at = cap.ready_at(now, cost, 0, &sends);
                 prop_assert!(within(at) + cost <= per_minute);
                 let before = at - Duration::from_micros(1);
                 prop_assert!(at == now || within(before) + cost > per_minute, "it could go sooner");
@@ -145,7 +145,7 @@ mod tests {
             }
             let promised = cap.room_until(now, deadline, &sends);
             let mut fitted = 0;
-            while let Some(at) = cap.ready_at(now, 1, &sends).filter(|at| *at <= deadline) {
+            while let Some(at) = Some(cap.ready_at(now, 1, 0, &sends)).filter(|at| *at <= deadline) {
                 sends.push(at, tokens(1));
                 now = at;
                 fitted += 1;

@@ -49,14 +49,17 @@ impl Budget {
         self.end(&mut permit, end, now);
     }
 
+    /// The attempt has ended: it cost what the upstream says, or else as much as it was estimated at most.
     fn settle_cap(&mut self, permit: &Permit, used: Option<Tokens>) {
-        let Some(used) = used else { return };
+        let (held, unsure) = permit.capped;
         let Tokens { input, output } = permit.entered.estimate;
+        let used = used.unwrap_or(Tokens { input: input.max(held.input), output });
         // A count beyond the cap is taken for the cap: nonsense must not close the account for days.
         let most = self.tokens.map_or(u64::MAX, |cap| cap.per_minute.max(input.saturating_add(output)));
         let input_used = used.input.min(most);
-        let now = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
-        self.sends.settle(permit.ticket, Cost { requests: 1, input, output }, now);
+        let cost = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
+        self.sends.settle(permit.ticket, held, cost);
+        self.doubt.settle(permit.ticket, unsure);
     }
 
     fn end(&mut self, permit: &mut Permit, end: End, now: Instant) -> bool {
@@ -69,6 +72,7 @@ impl Budget {
         self.reported.note(&failure.limits, permit.entered.at, now);
         let named = named_wait(failure).filter(|_| failure.kind != FailureKind::OutOfQuota);
         let entered = permit.entered;
+        self.settle_cap(&permit, None);
         let learned = self.group(permit.group, now);
         // A day's quota is not one of those that are counted down: it is used up, and that is all.
         if failure.answer.is_some() && failure.pushback != Some(Pushback::DailyQuota) {

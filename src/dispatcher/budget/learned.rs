@@ -17,6 +17,7 @@ use self::lesson::Lone;
 use self::too_large::TooLarge;
 use super::correction::Correction;
 use super::day::UsedUp;
+use super::doubt::Unsure;
 use super::growth::Growth;
 use super::guess::Guess;
 use super::sends::{Cost, Counted, Sends, Ticket};
@@ -105,6 +106,14 @@ impl Learned {
     /// What a call is entered with: one request, and its tokens as they turn out on average.
     pub(super) fn cost(&self, tokens: Tokens) -> Cost {
         Cost { requests: 1, input: self.input.of(tokens.input), output: self.output.of(tokens.output) }
+    }
+
+    /// What a cap of the user's counts a call with, and how far that may be off. Of what comes out the estimate is all that is
+    /// sure: how long answers are depends on what is asked, and may change from one call to the next.
+    pub(super) fn capped(&self, tokens: Tokens) -> (Cost, Unsure) {
+        let cost = Cost { requests: 1, input: self.input.of(tokens.input), output: tokens.output };
+        let most = tokens.input.saturating_sub(cost.input) as f64;
+        (cost, Unsure::new(self.input.deviation(tokens.input), most))
     }
 
     fn tells(&self, counted: Counted) -> bool {

@@ -10,6 +10,7 @@
 mod cap;
 mod correction;
 mod day;
+mod doubt;
 mod ends;
 mod growth;
 mod guess;
@@ -36,6 +37,7 @@ use std::rc::Rc;
 use self::cap::Cap;
 pub(crate) use self::cap::MINUTE;
 use self::day::UsedUp;
+use self::doubt::Doubt;
 pub(crate) use self::kept::Kept;
 use self::learned::{CapRates, Learned};
 use self::news::Said;
@@ -46,14 +48,14 @@ use self::refusals::Refusals;
 use self::reported::Reported;
 pub(crate) use self::rest::Rest;
 use self::rest::Rests;
-use self::sends::{Cost, Counted, Sends};
+use self::sends::{Counted, Sends};
 pub(crate) use self::view::Reason;
 pub(crate) use self::wait::{Beyond, Ready, Wait};
 use super::ask::{Ask, Group};
 use super::concurrency::{Concurrency, Room};
 use crate::clock::Instant;
 use crate::config::Limits;
-use crate::messages::{Remaining, Tokens};
+use crate::messages::Remaining;
 
 /// The budgets of one account.
 #[derive(Debug)]
@@ -63,6 +65,8 @@ pub(crate) struct Budget {
     /// All attempts of the last minute, as they are held against the caps. Kept without caps as well: a reload may bring
     /// one, and that counts them.
     sends: Sends,
+    /// How far what those under way are held with may be off.
+    doubt: Doubt,
     groups: HashMap<Group, Learned>,
     concurrency: Concurrency,
     pub(super) in_flight: Rc<Cell<usize>>,
@@ -93,6 +97,7 @@ impl Budget {
             requests,
             tokens,
             sends: Sends::default(),
+            doubt: Doubt::default(),
             groups: HashMap::new(),
             concurrency: Concurrency::new(limits.max_concurrent.unwrap_or(slots), now),
             in_flight: Rc::new(Cell::new(0)),
@@ -123,6 +128,7 @@ impl Budget {
     /// What was in flight belonged to a dispatcher that has died, and ends with it. What it used stays used.
     pub(crate) fn forget_in_flight(&mut self) {
         self.in_flight = Rc::default();
+        self.doubt = Doubt::default();
         self.groups.values_mut().for_each(Learned::forget_unanswered);
     }
 
@@ -161,13 +167,11 @@ impl Budget {
     pub(crate) fn ready(&mut self, now: Instant, ask: &Ask) -> Ready {
         let caps = self.cap_rates();
         let learned = learned(&mut self.groups, ask.group, caps, now);
-        let held = ask.tokens.total();
-        let capped = || {
-            [(&self.requests, 1), (&self.tokens, held)]
-                .into_iter()
-                .filter_map(|(cap, cost)| Some((cap.as_ref()?, cost)))
+        let capped = |tokens: u64, margin: u64| {
+            let each = [(&self.requests, 1, 0), (&self.tokens, tokens, margin)].into_iter();
+            each.filter_map(|(cap, cost, margin)| Some((cap.as_ref()?, cost, margin)))
         };
-        if let Some((cap, _)) = capped().find(|(cap, cost)| *cost > cap.per_minute) {
+        if let Some((cap, ..)) = capped(ask.tokens.total(), 0).find(|(cap, cost, _)| *cost > cap.per_minute) {
             return Ready::Never(Beyond {
                 counted: cap.counted,
                 limit: cap.per_minute,
@@ -201,11 +205,11 @@ impl Budget {
                 last = (at, Some(why));
             }
         };
-        for (cap, cost) in capped() {
-            if let Some(at) = cap.ready_at(now, cost, &self.sends) {
-                let left = cap.remaining(now, &self.sends).remaining;
-                later(at, Wait::Cap { counted: cap.counted, per_minute: cap.per_minute, left });
-            }
+        let (cost, unsure) = learned.capped(ask.tokens);
+        for (cap, cost, margin) in capped(cost.of(Counted::Tokens), self.doubt.margin(unsure)) {
+            let at = cap.ready_at(now, cost, margin, &self.sends);
+            let left = cap.remaining(now, &self.sends).remaining;
+            later(at, Wait::Cap { counted: cap.counted, per_minute: cap.per_minute, left });
         }
         if let (at, Some(why)) = learned.ready_at(now, ask.tokens, ask.priority, caps) {
             later(at, why);
@@ -232,8 +236,10 @@ impl Budget {
     pub(crate) fn reserve(&mut self, now: Instant, ask: &Ask) -> Permit {
         let caps = self.cap_rates();
         self.sends.forget(now - MINUTE);
-        let Tokens { input, output } = ask.tokens;
-        let ticket = self.sends.push(now, Cost { requests: 1, input, output });
+        self.doubt.forget(now - MINUTE);
+        let capped = self.group(ask.group, now).capped(ask.tokens);
+        let ticket = self.sends.push(now, capped.0);
+        self.doubt.goes(ticket, now, capped.1);
         let entered = self.group(ask.group, now).enter(now, ask.tokens, ask.priority, caps);
         if let Some(ramp) = &mut self.ramp {
             ramp.take(now);
@@ -241,7 +247,7 @@ impl Budget {
         self.refusals.goes(now);
         self.in_flight.set(self.in_flight.get() + 1);
         let mark = self.concurrency.started(now, self.in_flight.get(), ask.group.0);
-        Permit { in_flight: Rc::clone(&self.in_flight), group: ask.group, entered, ticket, mark: Some(mark) }
+        Permit { in_flight: Rc::clone(&self.in_flight), group: ask.group, entered, ticket, capped, mark: Some(mark) }
     }
 
     pub(crate) fn remaining_requests(&self, now: Instant) -> Option<Remaining> {

@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::Group;
+use super::doubt::Unsure;
 use super::learned::Entered;
-use super::sends::Ticket;
+use super::sends::{Cost, Ticket};
 use crate::dispatcher::concurrency::Mark;
 
 /// Budget reserved for one attempt. Gives its place in flight back when dropped, however the attempt ends.
@@ -16,6 +17,8 @@ pub(crate) struct Permit {
     pub(super) entered: Entered,
     /// Where it is entered in the account's log.
     pub(super) ticket: Ticket,
+    /// What is held against the caps, and how far that may be off.
+    pub(super) capped: (Cost, Unsure),
     /// Taken at the end.
     pub(super) mark: Option<Mark>,
 }
