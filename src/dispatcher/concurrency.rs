@@ -6,20 +6,23 @@
 //! one probe at a time goes beyond the window; one that is refused doubles the wait for the next, one that is taken lets
 //! the window grow again. Faults at random must not starve it, so a single refusal below the full window teaches
 //! nothing: two in a row do. An attempt that was refused while it was alone teaches that the number is not to blame,
-//! and gives back what was taken before; 429s while more at once were taken are the rate's ([`loads`]). After an overload half of what went before goes, and grows back.
+//! and gives back what was taken before; 429s while more at once were taken are the rate's ([`loads`]). After an
+//! overload half of what went before goes, and grows back.
 //!
 //! A server may also refuse nothing and only become slow: that is [`Knee`]'s part. The window is the least of what
 //! refusals, the knee and the operator's cap allow.
 
+mod attempt;
 mod loads;
+mod memory;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+pub(crate) use self::attempt::{End, Mark, Room};
 use self::loads::Loads;
-use super::knee::{Knee, Sample, Seen};
-use crate::clock::{self, Instant};
+pub(crate) use self::memory::Learned;
+use super::knee::{Knee, Seen};
+use crate::clock::Instant;
 
 /// In flight at once on an account of which nothing is known.
 const START: usize = 16;
@@ -40,50 +43,6 @@ const PROBED: u32 = 150;
 const STREAK: u32 = 3;
 /// Nobody takes more at once.
 const SANE: usize = 1 << 20;
-
-/// Whether one more may start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Room {
-    Go,
-    /// Then a probe is due: ask again. An attempt that ends, or is heard of, may make room sooner.
-    At(Instant),
-    /// When an attempt in flight ends, or is heard of.
-    WhenOneEnds,
-}
-
-/// Kept with an attempt from [`Concurrency::started`] until [`Concurrency::ended`].
-#[must_use = "every mark comes back through `ended`"]
-#[derive(Debug)]
-pub(crate) struct Mark {
-    number: u64,
-    sent: Instant,
-    /// In flight at its start, itself among them.
-    load: usize,
-    /// Of those the ones that were surely at the server before it.
-    sure_load: usize,
-    /// It filled the window, or went beyond it.
-    is_top: bool,
-    is_heard: bool,
-    sample: Sample,
-}
-
-/// How an attempt ended.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub(crate) enum End {
-    /// It was answered, well or badly, by a server that did work for it. `took` says how long that was in whatever way
-    /// shows a queue best (a stream: until its first event), the same way for all attempts of one kind; `None` where it
-    /// says nothing of a queue, and for accounts whose limits the provider tells. It counts once: not again if
-    /// [`Concurrency::heard`] was given it.
-    Answered { took: Option<Duration> },
-    /// A 429 that names no time. `rate_is_suspect`: what was sent lately comes near a limit that is known or learned.
-    Rejected { rate_is_suspect: bool },
-    /// The connection could not be made, or was lost.
-    Lost,
-    /// 503 or 529: too much for the server, whoever sent it.
-    Overloaded,
-    /// It says nothing of how many: cancelled, a 429 that names a time, a request that was refused for what it is.
-    Unrelated,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Growth {
@@ -143,20 +102,6 @@ pub(crate) struct Concurrency {
     /// The provider tells of its limits.
     is_told: bool,
     knee: Knee,
-}
-
-/// What is worth keeping over a restart.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct Learned {
-    limit: usize,
-    /// It was still growing, up to here.
-    growing_until: Option<usize>,
-    refused_at: Option<usize>,
-    /// From the moment of remembering.
-    probe_in: Duration,
-    probe_wait: Duration,
-    /// The knee's limit.
-    knee: Option<usize>,
 }
 
 impl Concurrency {
@@ -432,52 +377,6 @@ impl Concurrency {
             }
         }
         true
-    }
-
-    /// How many at once it was found to take; `None` while nothing but the upper bound keeps it.
-    pub(crate) fn found(&self) -> Option<usize> {
-        let window = self.window();
-        let is_bound = window < self.limit || (self.refused_at.is_some() && !self.is_growing());
-        (is_bound && window < self.most).then_some(window)
-    }
-
-    /// What is known, for the account's line in words.
-    pub(crate) fn in_words(&self) -> String {
-        let window = self.window();
-        let how = match (self.refused_at, self.growth) {
-            _ if window == self.most => "the configured most".to_owned(),
-            _ if window < self.limit => "learned; with more its answers become slow".to_owned(),
-            (Some(at), Growth::Fast { .. }) => format!("growing; the last refusal was at {at}"),
-            (Some(at), _) => format!("learned; the last refusal was at {at}"),
-            (None, _) => "growing; none was refused so far".to_owned(),
-        };
-        format!("takes {window} at once ({how})")
-    }
-
-    /// What is worth keeping.
-    pub(crate) fn remember(&self, now: Instant) -> Learned {
-        Learned {
-            limit: self.limit,
-            growing_until: match self.growth {
-                Growth::Fast { until } => Some(until),
-                Growth::Checking | Growth::Creeping => None,
-            },
-            refused_at: self.refused_at,
-            probe_in: self.probe_at.saturating_duration_since(now),
-            probe_wait: self.probe_wait,
-            knee: Some(self.knee.limit()).filter(|limit| *limit < usize::MAX),
-        }
-    }
-
-    /// Takes up what was remembered. Nonsense is bounded, not believed.
-    pub(crate) fn recall(&mut self, learned: Learned, now: Instant) {
-        self.probe = None;
-        self.limit = learned.limit.clamp(1, SANE);
-        self.growth = learned.growing_until.map_or(Growth::Creeping, |until| Growth::Fast { until });
-        self.refused_at = learned.refused_at;
-        self.probe_wait = learned.probe_wait.clamp(FIRST_WAIT, LONGEST_WAIT);
-        self.probe_at = clock::after(now, learned.probe_in.min(self.probe_wait));
-        self.knee.recall(learned.knee.map(|limit| limit.clamp(1, SANE)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Who goes when: one actor that holds every budget and routes calls to slots.
 //!
-//! `actor` is a thin shell round `switchboard`, which is plain state; its two directions are `intake` (calls in, calls
-//! out) and `attempts` (tries and their ends). Below them one policy a file: `lane` (an upstream), `line` (who waits for
+//! `actor` is a thin shell round `switchboard`, which is plain state; its directions are `intake` (calls in, calls out),
+//! `attempts` (tries go out) and `ends` (they come back). Below them one policy a file: `lane` (an upstream), `line` (who waits for
 //! it), `groups` (for which model), `turn` (who is next, and where), `desks` (its accounts, of which few are asked each
 //! time), `budget` (may it go; what was learned of its limits), `concurrency` and `knee` (how many at once), `retry` (may it
 //! go again, and when), `slots`, `timers`, `ledger`, `admission`; `explain` says why calls wait, `status` how everything
@@ -16,6 +16,7 @@ mod budget;
 pub(crate) mod check;
 mod concurrency;
 mod desks;
+mod ends;
 mod explain;
 mod groups;
 mod intake;

@@ -6,48 +6,33 @@
 //! second or ten, too), [`Growth`], when it said that traffic rose too fast, a day's quota that is used up, and how large a
 //! call was too large.
 
+mod lesson;
 mod memory;
+mod too_large;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::lesson::Lone;
+use self::too_large::TooLarge;
 use super::correction::Correction;
 use super::day::UsedUp;
 use super::growth::Growth;
-use super::guess::{Guess, delivered};
+use super::guess::Guess;
 use super::sends::{Cost, Counted, Sends, Ticket};
 use super::told::{Snapshot, Told, Unanswered};
-use super::wait::{Beyond, Wait};
+use super::wait::Wait;
 use crate::clock::Instant;
 use crate::messages::{BudgetReading, Dimension, LimitReport, Priority, Scope, Tokens};
 
 /// The most budgets believed of one group: providers have four or five, and what names more of them is hostile.
 const KEPT: usize = 8;
 
-/// A call so many times as large as a limit will not fit, however its estimate is off. What is less goes when the whole
-/// limit is there, and the provider judges.
-const SURELY: f64 = 1.3;
-
-/// A call was too large by the provider's word where it is estimated at this share of the limit at least, and for so long:
-/// the limit may be raised.
-const LARGE: f64 = 0.5;
-const TOO_LARGE_FOR: Duration = Duration::from_secs(3_600);
-
 /// How long a log of sends is kept at least: a minute, and what the pace looks back behind it.
 const LOG: Duration = Duration::from_secs(64);
 
 /// A budget that was told of is not believed any more behind so many answers that do not speak of it.
 const SILENT: u32 = 50;
-
-/// A second refusal teaches a limit when it comes within this time of the first, at a like rate, but not in its volley.
-const LESSON_WITHIN: Duration = Duration::from_secs(600);
-const LESSON_AFTER: Duration = Duration::from_secs(4);
-const LIKE: f64 = 1.5;
-/// Fewer refusals than this share of a second's calls, and than so many, are taken for faults.
-const ACCIDENT: f64 = 0.1;
-const MANY: f64 = 4.0;
-/// What is not the likelier of two explanations is guessed so much higher.
-const UNLIKELY: f64 = 1.25;
 
 /// The user's caps, per second; infinite where there is none.
 #[derive(Clone, Copy, Debug)]
@@ -82,29 +67,6 @@ fn counted(dimension: Dimension) -> Counted {
         Dimension::InputTokens => Counted::Input,
         Dimension::OutputTokens => Counted::Output,
     }
-}
-
-/// What a call was estimated to need, uncorrected: one that comes again is as large as it was.
-fn estimated(tokens: Tokens, dimension: Dimension) -> u64 {
-    Cost { requests: 1, input: tokens.input, output: tokens.output }.of(counted(dimension))
-}
-
-/// Calls that were too large for a budget by the provider's word.
-#[derive(Clone, Copy, Debug)]
-struct TooLarge {
-    name: Name,
-    limit: u64,
-    /// The smallest of them, as it was estimated.
-    least: u64,
-    until: Instant,
-}
-
-/// A refusal that has taught nothing yet.
-#[derive(Clone, Copy, Debug)]
-struct Lone {
-    at: Instant,
-    requests: f64,
-    tokens: f64,
 }
 
 /// One attempt, as it is entered here.
@@ -235,22 +197,6 @@ impl Learned {
         (at, why)
     }
 
-    /// Whether a call is larger than a limit: by the provider's own word, or so much larger than it tells that an estimate is
-    /// not off by that.
-    pub(super) fn never_fits(&self, tokens: Tokens, now: Instant) -> Option<Beyond> {
-        let too_large = self.too_large.filter(|large| large.until > now);
-        if let Some(TooLarge { name, limit, least, until }) = too_large
-            && estimated(tokens, name.dimension) >= least
-        {
-            return Some(Beyond { counted: counted(name.dimension), limit, is_configured: false, until: Some(until) });
-        }
-        let cost = self.cost(tokens);
-        let surely =
-            |told: &Told| told.counted != Counted::Requests && cost.of(told.counted) as f64 > SURELY * told.limit();
-        let (_, told) = self.told.iter().find(|(_, told)| surely(told))?;
-        Some(Beyond { counted: told.counted, limit: told.limit() as u64, is_configured: false, until: None })
-    }
-
     /// A call goes now.
     pub(super) fn enter(&mut self, now: Instant, tokens: Tokens, priority: Priority, caps: CapRates) -> Entered {
         let cost = self.cost(tokens);
@@ -370,154 +316,11 @@ impl Learned {
         self.correct(entered, Cost { requests, input: 0, output: 0 });
     }
 
-    /// Of the limit that is guessed and nearest, the share that was used of late; `None` where none is guessed.
-    pub(super) fn nearest_use(&self, now: Instant) -> Option<f64> {
-        [&self.requests, &self.tokens]
-            .into_iter()
-            .flatten()
-            .map(|guess| guess.use_at(now, &self.sends))
-            .reduce(f64::max)
-    }
-
-    /// An attempt was refused for its rate; `told` is how long the provider said to wait. Behind
-    /// [`Learned::not_admitted`].
-    pub(super) fn refused(&mut self, entered: &Entered, report: &LimitReport, told: Option<Duration>, now: Instant) {
-        if refused_whole(report) {
-            self.too_large(entered, report, now);
-        }
-        if self.shows_room(entered, report) {
-            self.hidden_refused(entered, told, now);
-        }
-        let near = |guess: &Option<Guess>| guess.as_ref().map_or(-1.0, |guess| guess.use_at(now, &self.sends));
-        let (requests, tokens) = (near(&self.requests), near(&self.tokens));
-        let blamed = if requests >= tokens { &mut self.requests } else { &mut self.tokens };
-        if let Some(guess) = blamed {
-            guess.cut(now, entered.at, entered.ticket, told, &self.sends);
-        } else if !self.is_told() {
-            self.lesson(entered, told, now);
-        }
-    }
-
-    /// Whether of what was sent within a second so much was refused that it is hardly one fault among many calls.
-    fn is_no_accident(&mut self, now: Instant) -> bool {
-        let second = now - Duration::from_secs(1);
-        self.refused_at.push_back(now);
-        while self.refused_at.front().is_some_and(|at| *at < second) {
-            self.refused_at.pop_front();
-        }
-        let sent = self.sends.since(second, Counted::Requests).max(1);
-        self.refused_at.len() as f64 >= (ACCIDENT * sent as f64).clamp(2.0, MANY)
-    }
-
-    /// Whether by the provider's own word there was room for the attempt it refused.
-    fn shows_room(&self, entered: &Entered, report: &LimitReport) -> bool {
-        let has_room = |reading: &BudgetReading| {
-            let left = reading.remaining.unwrap_or(u64::MAX);
-            match reading.dimension {
-                Dimension::Requests => left >= 3,
-                Dimension::Tokens => left >= entered.cost.of(Counted::Tokens),
-                Dimension::InputTokens => left >= entered.cost.input,
-                Dimension::OutputTokens => left >= entered.cost.output,
-            }
-        };
-        let tells = report.budgets.iter().any(|reading| reading.remaining.is_some());
-        tells && report.budgets.iter().all(has_room)
-    }
-
-    /// An attempt was refused although there was room. A volley of refusals shows a hidden limit, and so does a lone one where
-    /// more went within ten seconds or one than is their share of a limit that counts over longer; else it is an accident.
-    fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
-        let is_accident = !self.is_no_accident(now);
-        let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
-        let top = requests.per_minute();
-        match &mut self.hidden {
-            None => {
-                let period = requests.kind.period;
-                let is_crowded = [1, 10].map(Duration::from_secs).into_iter().any(|window| {
-                    let went = self.sends.since(now - window, Counted::Requests) as f64;
-                    window < period && went > requests.limit() * window.as_secs_f64() / period.as_secs_f64()
-                });
-                if is_crowded || !is_accident {
-                    self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now));
-                }
-            }
-            Some(_) if is_accident => {}
-            Some(hidden) => {
-                hidden.set_top(top);
-                hidden.cut_or_shorten(now, entered.at, entered.ticket, told, &self.sends);
-            }
-        }
-    }
-
-    /// The first refusal of a silent provider teaches nothing, a second at a like rate does.
-    fn lesson(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
-        let rate = |counted| delivered(entered.at, entered.ticket, told, counted, &self.sends);
-        let fresh = Lone { at: now, requests: rate(Counted::Requests), tokens: rate(Counted::Tokens) };
-        let Some(lone) = self.lone.filter(|lone| now < lone.at + LESSON_WITHIN) else {
-            self.lone = Some(fresh);
-            return;
-        };
-        if now < lone.at + LESSON_AFTER {
-            return;
-        }
-        self.lone = Some(fresh);
-        // By how much the two differ, as a ratio.
-        let apart =
-            |one: f64, other: f64| if one.min(other) > 0.0 { one.max(other) / one.min(other) } else { f64::INFINITY };
-        let (requests, tokens) = (apart(lone.requests, fresh.requests), apart(lone.tokens, fresh.tokens));
-        if requests.min(tokens) <= LIKE {
-            // Both may be what it counts. The one that differs less is the likelier; the other is given more room.
-            let room = |is_likelier: bool| if is_likelier { 1.0 } else { UNLIKELY };
-            let guess = |counted, rate: f64| Guess::refused(counted, rate, f64::INFINITY, Guess::FLAT_AFTER, now);
-            let rate = lone.requests.max(fresh.requests) * room(requests <= tokens);
-            self.requests = Some(guess(Counted::Requests, rate));
-            self.tokens = Some(guess(Counted::Tokens, lone.tokens.max(fresh.tokens) * room(tokens <= requests)));
-            self.lone = None;
-        }
-    }
-
-    /// The provider says that traffic has grown too fast.
-    pub(super) fn slow_down(&mut self, entered: &Entered, now: Instant) {
-        // As much as was sent within the last minute is what it has borne.
-        let borne = self.sends.up_to(entered.at - Duration::from_secs(60), entered.ticket, Counted::Requests);
-        let borne = (borne as f64).max(1.0);
-        match &mut self.growth {
-            Some(growth) => growth.refuse(borne, entered.at, now),
-            None => self.growth = Some(Growth::refused(borne, now)),
-        }
-    }
-
-    /// The provider says that a call of this size is more than its limit. Which that is, it has told now or before; what
-    /// seems small beside it was refused for something else, and teaches nothing.
-    pub(super) fn too_large(&mut self, entered: &Entered, report: &LimitReport, now: Instant) {
-        let told = self.told.iter().map(|(name, told)| (*name, told.limit() as u64));
-        let said = report.budgets.iter().filter_map(|reading| Some((Name::of(reading), reading.limit?)));
-        let share = |(name, limit): &(Name, u64)| estimated(entered.estimate, name.dimension) as f64 / *limit as f64;
-        let of_tokens = said.chain(told).filter(|(name, _)| name.dimension != Dimension::Requests);
-        let Some((name, limit)) = of_tokens.max_by(|one, other| share(one).total_cmp(&share(other))) else { return };
-        if share(&(name, limit)) <= LARGE {
-            return;
-        }
-        let known = self.too_large.filter(|large| large.name == name && large.until > now).map(|large| large.least);
-        let least = estimated(entered.estimate, name.dimension);
-        let least = known.map_or(least, |known| known.min(least));
-        self.too_large = Some(TooLarge { name, limit, least, until: now + TOO_LARGE_FOR });
-    }
-
     /// No answer will come to anything that is under way.
     pub(super) fn forget_unanswered(&mut self) {
         self.unanswered.clear();
         self.told.iter_mut().for_each(|(_, told)| told.forget_unanswered());
     }
-}
-
-/// Whether a call was refused for its tokens although next to all of a limit was left: it is the call that is too large.
-fn refused_whole(report: &LimitReport) -> bool {
-    let is_whole = |reading: &BudgetReading| {
-        let (Some(limit), Some(remaining)) = (reading.limit, reading.remaining) else { return false };
-        reading.dimension != Dimension::Requests && remaining as f64 >= 0.9 * limit as f64
-    };
-    report.budgets.iter().any(is_whole)
 }
 
 /// Why a limit is guessed.

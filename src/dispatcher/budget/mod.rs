@@ -2,19 +2,24 @@
 //!
 //! Everything that may keep a call back is a file of its own, and the strictest decides: `cap` (the user's limits, never
 //! exceeded), `told` and `guess` (the provider's own, learned, one `learned` for each group of models), `concurrency` (how
-//! many at once), and here the upstream's word: holds, and keys that rest. All of it is reckoned from `sends`, the log of
-//! what went when. Policy only: time comes in as a parameter, nothing here waits.
+//! many at once), and `kept` (the upstream's word: holds, keys that rest, a day's quota that is used up). All of it is
+//! reckoned from `sends`, the log of what went when. Here is the way out of an attempt: it asks whether it may go
+//! ([`Budget::ready`]) and takes a [`Permit`] along; the way back is `ends`. Policy only: time comes in as a parameter,
+//! nothing here waits.
 
 mod cap;
 mod correction;
 mod day;
+mod ends;
 mod growth;
 mod guess;
+mod kept;
 mod kind;
 mod learned;
 mod margin;
 mod memory;
 mod news;
+mod permit;
 mod ramp;
 mod refusals;
 mod reported;
@@ -27,67 +32,28 @@ mod wait;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
 
 use self::cap::Cap;
 pub(crate) use self::cap::MINUTE;
 use self::day::UsedUp;
-use self::learned::{CapRates, Entered, Learned};
+pub(crate) use self::kept::Kept;
+use self::learned::{CapRates, Learned};
 use self::news::Said;
 pub(crate) use self::news::{Fact, News, Whose};
+pub(crate) use self::permit::Permit;
 use self::ramp::{Lately, Ramp};
-use self::refusals::{PAUSE, Refusals};
+use self::refusals::Refusals;
 use self::reported::Reported;
 pub(crate) use self::rest::Rest;
 use self::rest::Rests;
-use self::sends::{Cost, Counted, Sends, Ticket};
+use self::sends::{Cost, Counted, Sends};
 pub(crate) use self::view::Reason;
 pub(crate) use self::wait::{Beyond, Ready, Wait};
 use super::ask::{Ask, Group};
-use super::concurrency::{Concurrency, End, Mark, Room};
-use super::retry::named_wait;
-use crate::clock::{self, Instant};
+use super::concurrency::{Concurrency, Room};
+use crate::clock::Instant;
 use crate::config::Limits;
-use crate::messages::{Failure, FailureKind, LimitReport, Pushback, Remaining, Tokens};
-
-/// So many calls that the upstream was too busy for count, at most, where an account is chosen.
-const MOST_TROUBLES: usize = 4;
-
-/// The share of a guessed limit that must have been used for a refusal to be about the rate.
-const SUSPECT: f64 = 0.7;
-
-/// Budget reserved for one attempt. Gives its place in flight back when dropped, however the attempt ends.
-#[derive(Debug)]
-pub(crate) struct Permit {
-    pub(super) in_flight: Rc<Cell<usize>>,
-    group: Group,
-    entered: Entered,
-    /// Where it is entered in the account's log.
-    ticket: Ticket,
-    /// Taken at the end.
-    mark: Option<Mark>,
-}
-
-impl Permit {
-    pub(crate) fn group(&self) -> Group {
-        self.group
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.in_flight.set(self.in_flight.get() - 1);
-    }
-}
-
-/// What a failure keeps back, and until when.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Kept {
-    /// All calls to the account.
-    Account(Instant),
-    /// Those of a model whose quota of the day is used up; whether that was not known before.
-    Model { group: Group, until: Instant, is_news: bool },
-}
+use crate::messages::{Remaining, Tokens};
 
 /// The budgets of one account.
 #[derive(Debug)]
@@ -278,221 +244,6 @@ impl Budget {
         Permit { in_flight: Rc::clone(&self.in_flight), group: ask.group, entered, ticket, mark: Some(mark) }
     }
 
-    /// The head of a good answer has come: what it says of the limits, and that the attempt was taken. A stream's comes
-    /// long before its end.
-    pub(crate) fn hear(&mut self, permit: &mut Permit, limits: &LimitReport, now: Instant) {
-        self.reported.note(limits, permit.entered.at, now);
-        let learned = self.group(permit.group, now);
-        learned.hear(&permit.entered, limits, now);
-        learned.day.take_if(|day| day.until <= permit.entered.at);
-        let is_told = learned.is_told();
-        let took = (!is_told).then(|| now.saturating_duration_since(permit.entered.at));
-        self.concurrency.set_told(is_told);
-        self.refusals.are_over();
-        self.troubles = 0;
-        if let Some(mark) = &mut permit.mark {
-            self.concurrency.heard(mark, took, now);
-        }
-    }
-
-    /// The attempt has ended well, or was called off; `used` replaces the estimate where the upstream told its usage.
-    pub(crate) fn settle(&mut self, mut permit: Permit, used: Option<Tokens>, now: Instant) {
-        let learned = self.group(permit.group, now);
-        learned.settle(&permit.entered, used);
-        self.settle_cap(&permit, used);
-        // Who tells a usage has answered; that it was heard is known by then.
-        let end = if used.is_some() { End::Answered { took: None } } else { End::Unrelated };
-        self.end(&mut permit, end, now);
-    }
-
-    fn settle_cap(&mut self, permit: &Permit, used: Option<Tokens>) {
-        let Some(used) = used else { return };
-        let Tokens { input, output } = permit.entered.estimate;
-        // A count beyond the cap is taken for the cap: nonsense must not close the account for days.
-        let most = self.tokens.map_or(u64::MAX, |cap| cap.per_minute.max(input.saturating_add(output)));
-        let input_used = used.input.min(most);
-        let now = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
-        self.sends.settle(permit.ticket, Cost { requests: 1, input, output }, now);
-    }
-
-    fn end(&mut self, permit: &mut Permit, end: End, now: Instant) -> bool {
-        let others = self.in_flight.get().saturating_sub(1);
-        permit.mark.take().is_some_and(|mark| self.concurrency.ended(mark, end, now, others))
-    }
-
-    /// The attempt has failed: what that says of the limits. Gives what is kept back for it.
-    pub(crate) fn failed(&mut self, mut permit: Permit, failure: &Failure, now: Instant) -> Option<Kept> {
-        self.reported.note(&failure.limits, permit.entered.at, now);
-        let named = named_wait(failure).filter(|_| failure.kind != FailureKind::OutOfQuota);
-        let entered = permit.entered;
-        let learned = self.group(permit.group, now);
-        // A day's quota is not one of those that are counted down: it is used up, and that is all.
-        if failure.answer.is_some() && failure.pushback != Some(Pushback::DailyQuota) {
-            learned.hear(&entered, &failure.limits, now);
-        }
-        let is_rate = failure.kind == FailureKind::RateLimited;
-        let end = match (failure.kind, failure.pushback) {
-            (FailureKind::Unreachable | FailureKind::Cut, _) => {
-                learned.not_admitted(&entered, false);
-                End::Lost
-            }
-            (FailureKind::Untranslatable, _) => {
-                learned.not_admitted(&entered, false);
-                End::Unrelated
-            }
-            (_, Some(Pushback::Overload)) => {
-                learned.not_admitted(&entered, true);
-                End::Overloaded
-            }
-            (_, Some(Pushback::SlowDown)) => {
-                learned.not_admitted(&entered, true);
-                learned.slow_down(&entered, now);
-                End::Unrelated
-            }
-            (_, Some(Pushback::NeverFits)) => {
-                learned.not_admitted(&entered, true);
-                learned.too_large(&entered, &failure.limits, now);
-                End::Unrelated
-            }
-            (_, Some(Pushback::NoMoney | Pushback::DailyQuota)) => {
-                learned.not_admitted(&entered, true);
-                End::Unrelated
-            }
-            (FailureKind::RateLimited, Some(Pushback::Rate)) => {
-                learned.not_admitted(&entered, true);
-                let says_left = failure.limits.budgets.iter().any(|reading| reading.remaining.is_some());
-                match named {
-                    None if !says_left => {
-                        let rate_is_suspect = learned.nearest_use(now).is_some_and(|share| share >= SUSPECT);
-                        End::Rejected { rate_is_suspect }
-                    }
-                    _ => End::Unrelated,
-                }
-            }
-            _ => {
-                learned.settle(&entered, None);
-                if failure.answer.is_some() {
-                    self.refusals.are_over();
-                }
-                End::Unrelated
-            }
-        };
-        if let Some(Pushback::Overload | Pushback::SlowDown) = failure.pushback {
-            self.troubles = (self.troubles + 1).min(MOST_TROUBLES);
-        }
-        let is_of_number = self.end(&mut permit, end, now);
-        if failure.pushback == Some(Pushback::DailyQuota) {
-            return Some(self.use_up_day(permit.group, failure, now));
-        }
-        let mut hold = named.filter(|_| failure.pushback != Some(Pushback::NoMoney));
-        if failure.pushback == Some(Pushback::SlowDown) {
-            hold = Some(self.refusals.hear(entered.at, now).max(named.unwrap_or_default()));
-        }
-        if is_rate && failure.pushback == Some(Pushback::Rate) && !is_of_number {
-            let pause = self.refusals.hear(entered.at, now);
-            let learned = self.group(permit.group, now);
-            learned.refused(&entered, &failure.limits, named, now);
-            hold = match named {
-                // A silent provider that refuses again and again is given more time than it asks for.
-                Some(named) if !learned.is_told() && pause > PAUSE => Some(named.max(pause)),
-                Some(named) => Some(named),
-                None => Some(if learned.is_told() { PAUSE } else { pause }),
-            };
-        }
-        let until = clock::after(now, hold?);
-        self.hold(now, until);
-        Some(Kept::Account(until))
-    }
-
-    /// What broke a stream may keep calls back: its caller has its error, and what it says holds for the others.
-    pub(crate) fn held_by(&mut self, permit: &Permit, failure: &Failure, now: Instant) -> Option<Kept> {
-        match failure.pushback {
-            Some(Pushback::DailyQuota) => Some(self.use_up_day(permit.group, failure, now)),
-            Some(Pushback::NoMoney) => None,
-            _ => {
-                let until = clock::after(now, named_wait(failure)?);
-                self.hold(now, until);
-                Some(Kept::Account(until))
-            }
-        }
-    }
-
-    /// The quota of a model's day is used up.
-    fn use_up_day(&mut self, group: Group, failure: &Failure, now: Instant) -> Kept {
-        let until = clock::after(now, day::used_up_for(failure));
-        let learned = self.group(group, now);
-        let known = learned.day.as_ref().map(|day| day.until).filter(|until| *until > now);
-        if known.is_none_or(|known| known < until) {
-            learned.day = Some(UsedUp::new(until));
-        }
-        Kept::Model { group, until: known.map_or(until, |known| known.max(until)), is_news: known.is_none() }
-    }
-
-    /// The upstream says: not before `until`. A shorter hold does not end a longer one.
-    fn hold(&mut self, now: Instant, until: Instant) {
-        if self.held_until.is_some_and(|held| held >= until) {
-            return;
-        }
-        self.held_until = Some(until);
-        if !self.groups.values().any(Learned::knows_a_rate) {
-            // As fast as calls were answered before, at least one a second: the upstream has just said that more is too
-            // much, but not how much would be right.
-            self.ramp = Some(Ramp::new(self.answered.per_second(now).max(1.0), until));
-        }
-    }
-
-    /// The key is to rest. Gives how long where its rest begins now.
-    pub(crate) fn rest(&mut self, why: Rest, now: Instant) -> Option<Duration> {
-        // Behind the rest one call shows whether it was long enough.
-        self.refusals.want_scout();
-        self.rests.begin(why, now)
-    }
-
-    /// A call was answered.
-    pub(crate) fn answered(&mut self, now: Instant) {
-        self.answered.count(now);
-        self.wake(now);
-    }
-
-    /// The key was accepted.
-    pub(crate) fn wake(&mut self, now: Instant) {
-        self.rests.heard(now);
-    }
-
-    pub(crate) fn is_resting(&self, now: Instant) -> bool {
-        self.rests.at(now).is_some()
-    }
-
-    /// Until when calls of a model are kept back whatever they ask for: by the upstream's word, a key that rests, a day's
-    /// quota that is used up.
-    pub(crate) fn kept_until(&self, now: Instant, group: Group) -> Option<Instant> {
-        let rests = self.rests.at(now).map(|(until, _)| until);
-        self.held_until(now).into_iter().chain(rests).chain(self.used_up_until(now, group)).max()
-    }
-
-    /// Until when the quota of a model's day is used up.
-    pub(crate) fn used_up_until(&self, now: Instant, group: Group) -> Option<Instant> {
-        self.groups.get(&group)?.day.as_ref().map(|day| day.until).filter(|until| *until > now)
-    }
-
-    /// The most requests and tokens of a model that can still start before `deadline`; no more than `u64::MAX / 1024` each, so that
-    /// sums over accounts do not overflow. Caps and the upstream's word only: what is believed refuses nobody.
-    pub(crate) fn room_until(&mut self, now: Instant, deadline: Instant, group: Group) -> (u64, u64) {
-        const MOST: u64 = u64::MAX / 1024;
-        if self.kept_until(now, group).is_some_and(|until| until > deadline) {
-            return (0, 0);
-        }
-        // What a hold keeps back is not lost by the window, so both ask from `now`; the bound stays an upper one.
-        let room =
-            |cap: &Option<Cap>| cap.as_ref().map_or(MOST, |cap| cap.room_until(now, deadline, &self.sends).min(MOST));
-        (room(&self.requests), room(&self.tokens))
-    }
-
-    /// Until when the upstream's word holds it.
-    pub(crate) fn held_until(&self, now: Instant) -> Option<Instant> {
-        self.held_until.filter(|until| *until > now)
-    }
-
     pub(crate) fn remaining_requests(&self, now: Instant) -> Option<Remaining> {
         self.requests.as_ref().map(|cap| cap.remaining(now, &self.sends))
     }
@@ -509,117 +260,4 @@ fn learned(groups: &mut HashMap<Group, Learned>, group: Group, caps: CapRates, n
 }
 
 #[cfg(test)]
-mod pushed_back;
-
-#[cfg(test)]
-mod tests {
-    mod refusals;
-
-    use super::rest::REST;
-    use super::*;
-    use crate::clock;
-    use crate::dispatcher::ask::Group;
-    use crate::messages::Priority;
-
-    fn asks(tokens: u64) -> Ask {
-        Ask { group: Group(0), tokens: Tokens { input: tokens, output: 0 }, priority: Priority::Normal }
-    }
-
-    fn limits(requests: Option<u64>, tokens: Option<u64>, concurrent: Option<usize>) -> Limits {
-        Limits { requests_per_minute: requests, tokens_per_minute: tokens, max_concurrent: concurrent }
-    }
-
-    #[test]
-    fn a_permit_gives_its_place_back_however_it_ends() {
-        let now = clock::now();
-        let mut budget = Budget::new(limits(None, None, Some(1)), 512, now);
-        let permit = budget.reserve(now, &asks(0));
-        assert_eq!(budget.ready(now, &asks(0)), Ready::WhenOneEnds);
-        drop(permit);
-        assert_eq!(budget.ready(now, &asks(0)), Ready::Now);
-        let permit = budget.reserve(now, &asks(0));
-        budget.settle(permit, Some(Tokens { input: 7, output: 0 }), now);
-        assert_eq!(budget.in_flight(), 0);
-    }
-
-    #[test]
-    fn usage_replaces_the_estimate() {
-        let now = clock::now();
-        let mut budget = Budget::new(limits(None, Some(6_000), None), 512, now);
-        let permit = budget.reserve(now, &asks(5_000));
-        assert!(matches!(budget.ready(now, &asks(2_000)), Ready::At(_, Wait::Cap { .. })));
-        budget.settle(permit, Some(Tokens { input: 10, output: 0 }), now);
-        assert_eq!(budget.ready(now, &asks(2_000)), Ready::Now);
-        assert_eq!(budget.remaining_tokens(now).map(|left| left.remaining), Some(5_990));
-    }
-
-    #[test]
-    fn a_call_larger_than_the_cap_never_fits() {
-        let now = clock::now();
-        let mut budget = Budget::new(limits(None, Some(100), None), 512, now);
-        let beyond = Beyond { counted: Counted::Tokens, limit: 100, is_configured: true, until: None };
-        assert_eq!(budget.ready(now, &asks(101)), Ready::Never(beyond));
-    }
-
-    #[test]
-    fn a_hold_keeps_the_account_and_releases_it_paced() {
-        let now = clock::now();
-        let mut budget = Budget::new(limits(None, None, None), 512, now);
-        let until = now + Duration::from_secs(5);
-        budget.hold(now, until);
-        budget.hold(now, now + Duration::from_secs(1));
-        assert_eq!(
-            budget.ready(now, &asks(0)),
-            Ready::At(until, Wait::Held),
-            "a shorter hold does not end a longer one"
-        );
-        let permit = budget.reserve(until, &asks(0));
-        assert!(matches!(budget.ready(until, &asks(0)), Ready::At(_, Wait::Ramp)));
-        drop(permit);
-        let later = until + Duration::from_secs(20);
-        assert_eq!(budget.ready(later, &asks(0)), Ready::Now);
-    }
-
-    #[test]
-    fn a_refused_key_rests_twice_as_long_each_time_up_to_an_hour() {
-        let mut now = clock::now();
-        let mut budget = Budget::new(Limits::default(), 512, now);
-        let mut rests = Vec::new();
-        for _ in 0..8 {
-            assert!(budget.rest(Rest::Refused, now).is_some());
-            assert_eq!(budget.rest(Rest::Refused, now), None, "what was under way when the rest began");
-            let Ready::Resting(until, Rest::Refused) = budget.ready(now, &asks(0)) else { panic!("it rests") };
-            rests.push((until - now).as_secs());
-            now = until;
-        }
-        assert_eq!(rests, [60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
-        budget.wake(now);
-        budget.rest(Rest::Refused, now);
-        assert_eq!(budget.ready(now, &asks(0)), Ready::Resting(now + REST, Rest::Refused));
-    }
-
-    #[test]
-    fn a_first_cap_counts_the_minute_before_it() {
-        let now = clock::now();
-        let mut budget = Budget::new(limits(None, None, None), 512, now);
-        for _ in 0..50 {
-            drop(budget.reserve(now, &asks(0)));
-        }
-        budget.reconfigure(limits(Some(60), None, None), 512);
-        assert_eq!(budget.remaining_requests(now).map(|left| left.remaining), Some(10));
-        budget.reconfigure(limits(None, None, None), 512);
-        budget.reconfigure(limits(Some(55), None, None), 512);
-        assert_eq!(budget.remaining_requests(now).map(|left| left.remaining), Some(5));
-    }
-
-    #[test]
-    fn a_new_limit_keeps_what_was_used() {
-        let now = clock::now();
-        let mut budget = Budget::new(limits(Some(600), None, None), 512, now);
-        for _ in 0..5 {
-            drop(budget.reserve(now, &asks(0)));
-        }
-        budget.reconfigure(limits(Some(6), None, None), 512);
-        assert_eq!(budget.remaining_requests(now).map(|left| left.remaining), Some(1));
-    }
-}
+mod tests;

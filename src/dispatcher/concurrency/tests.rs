@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use self::world::{Beyond, Change, Minute, Scene, World, sum};
 use super::*;
+use crate::clock;
 
 /// An account with calls in flight.
 struct Account {

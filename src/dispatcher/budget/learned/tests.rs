@@ -1,3 +1,4 @@
+use super::lesson::LESSON_WITHIN;
 use super::*;
 use crate::clock;
 use crate::messages::Reset;

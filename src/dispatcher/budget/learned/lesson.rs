@@ -1,0 +1,159 @@
+//! What a refusal teaches of the limits that the provider does not tell.
+//!
+//! *Known* is only that it refused, and what was sent before. A refusal may be an accident (a fault among many calls), so one
+//! alone teaches nothing of a provider of which nothing is guessed: two at a like rate do. Where something is guessed, the
+//! guess that was nearest to being used up is to blame. A refusal although there was room by the provider's own word is of a
+//! limit that it hides (it counts over a second or ten, too).
+
+use std::time::Duration;
+
+use super::too_large::refused_whole;
+use super::{Entered, Learned};
+use crate::clock::Instant;
+use crate::dispatcher::budget::growth::Growth;
+use crate::dispatcher::budget::guess::{Guess, delivered};
+use crate::dispatcher::budget::sends::Counted;
+use crate::messages::{BudgetReading, Dimension, LimitReport};
+
+/// A second refusal teaches a limit when it comes within this time of the first, at a like rate, but not in its volley.
+pub(super) const LESSON_WITHIN: Duration = Duration::from_secs(600);
+const LESSON_AFTER: Duration = Duration::from_secs(4);
+const LIKE: f64 = 1.5;
+/// Fewer refusals than this share of a second's calls, and than so many, are taken for faults.
+const ACCIDENT: f64 = 0.1;
+const MANY: f64 = 4.0;
+/// What is not the likelier of two explanations is guessed so much higher.
+const UNLIKELY: f64 = 1.25;
+
+/// A refusal that has taught nothing yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lone {
+    pub(super) at: Instant,
+    pub(super) requests: f64,
+    pub(super) tokens: f64,
+}
+
+impl Learned {
+    /// Of the limit that is guessed and nearest, the share that was used of late; `None` where none is guessed.
+    pub(in super::super) fn nearest_use(&self, now: Instant) -> Option<f64> {
+        [&self.requests, &self.tokens]
+            .into_iter()
+            .flatten()
+            .map(|guess| guess.use_at(now, &self.sends))
+            .reduce(f64::max)
+    }
+
+    /// An attempt was refused for its rate; `told` is how long the provider said to wait. Behind
+    /// [`Learned::not_admitted`].
+    pub(in super::super) fn refused(
+        &mut self,
+        entered: &Entered,
+        report: &LimitReport,
+        told: Option<Duration>,
+        now: Instant,
+    ) {
+        if refused_whole(report) {
+            self.too_large(entered, report, now);
+        }
+        if self.shows_room(entered, report) {
+            self.hidden_refused(entered, told, now);
+        }
+        let near = |guess: &Option<Guess>| guess.as_ref().map_or(-1.0, |guess| guess.use_at(now, &self.sends));
+        let (requests, tokens) = (near(&self.requests), near(&self.tokens));
+        let blamed = if requests >= tokens { &mut self.requests } else { &mut self.tokens };
+        if let Some(guess) = blamed {
+            guess.cut(now, entered.at, entered.ticket, told, &self.sends);
+        } else if !self.is_told() {
+            self.lesson(entered, told, now);
+        }
+    }
+
+    /// Whether of what was sent within a second so much was refused that it is hardly one fault among many calls.
+    fn is_no_accident(&mut self, now: Instant) -> bool {
+        let second = now - Duration::from_secs(1);
+        self.refused_at.push_back(now);
+        while self.refused_at.front().is_some_and(|at| *at < second) {
+            self.refused_at.pop_front();
+        }
+        let sent = self.sends.since(second, Counted::Requests).max(1);
+        self.refused_at.len() as f64 >= (ACCIDENT * sent as f64).clamp(2.0, MANY)
+    }
+
+    /// Whether by the provider's own word there was room for the attempt it refused.
+    fn shows_room(&self, entered: &Entered, report: &LimitReport) -> bool {
+        let has_room = |reading: &BudgetReading| {
+            let left = reading.remaining.unwrap_or(u64::MAX);
+            match reading.dimension {
+                Dimension::Requests => left >= 3,
+                Dimension::Tokens => left >= entered.cost.of(Counted::Tokens),
+                Dimension::InputTokens => left >= entered.cost.input,
+                Dimension::OutputTokens => left >= entered.cost.output,
+            }
+        };
+        let tells = report.budgets.iter().any(|reading| reading.remaining.is_some());
+        tells && report.budgets.iter().all(has_room)
+    }
+
+    /// An attempt was refused although there was room. A volley of refusals shows a hidden limit, and so does a lone one where
+    /// more went within ten seconds or one than is their share of a limit that counts over longer; else it is an accident.
+    fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
+        let is_accident = !self.is_no_accident(now);
+        let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
+        let top = requests.per_minute();
+        match &mut self.hidden {
+            None => {
+                let period = requests.kind.period;
+                let is_crowded = [1, 10].map(Duration::from_secs).into_iter().any(|window| {
+                    let went = self.sends.since(now - window, Counted::Requests) as f64;
+                    window < period && went > requests.limit() * window.as_secs_f64() / period.as_secs_f64()
+                });
+                if is_crowded || !is_accident {
+                    self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now));
+                }
+            }
+            Some(_) if is_accident => {}
+            Some(hidden) => {
+                hidden.set_top(top);
+                hidden.cut_or_shorten(now, entered.at, entered.ticket, told, &self.sends);
+            }
+        }
+    }
+
+    /// The first refusal of a silent provider teaches nothing, a second at a like rate does.
+    fn lesson(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
+        let rate = |counted| delivered(entered.at, entered.ticket, told, counted, &self.sends);
+        let fresh = Lone { at: now, requests: rate(Counted::Requests), tokens: rate(Counted::Tokens) };
+        let Some(lone) = self.lone.filter(|lone| now < lone.at + LESSON_WITHIN) else {
+            self.lone = Some(fresh);
+            return;
+        };
+        if now < lone.at + LESSON_AFTER {
+            return;
+        }
+        self.lone = Some(fresh);
+        // By how much the two differ, as a ratio.
+        let apart =
+            |one: f64, other: f64| if one.min(other) > 0.0 { one.max(other) / one.min(other) } else { f64::INFINITY };
+        let (requests, tokens) = (apart(lone.requests, fresh.requests), apart(lone.tokens, fresh.tokens));
+        if requests.min(tokens) <= LIKE {
+            // Both may be what it counts. The one that differs less is the likelier; the other is given more room.
+            let room = |is_likelier: bool| if is_likelier { 1.0 } else { UNLIKELY };
+            let guess = |counted, rate: f64| Guess::refused(counted, rate, f64::INFINITY, Guess::FLAT_AFTER, now);
+            let rate = lone.requests.max(fresh.requests) * room(requests <= tokens);
+            self.requests = Some(guess(Counted::Requests, rate));
+            self.tokens = Some(guess(Counted::Tokens, lone.tokens.max(fresh.tokens) * room(tokens <= requests)));
+            self.lone = None;
+        }
+    }
+
+    /// The provider says that traffic has grown too fast.
+    pub(in super::super) fn slow_down(&mut self, entered: &Entered, now: Instant) {
+        // As much as was sent within the last minute is what it has borne.
+        let borne = self.sends.up_to(entered.at - Duration::from_secs(60), entered.ticket, Counted::Requests);
+        let borne = (borne as f64).max(1.0);
+        match &mut self.growth {
+            Some(growth) => growth.refuse(borne, entered.at, now),
+            None => self.growth = Some(Growth::refused(borne, now)),
+        }
+    }
+}
