@@ -45,8 +45,8 @@ pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub(crate) use status::AskStatus;
 pub use status::{
-    AccountStatus, AtOnceStatus, CapStatus, ModelStatus, NextStatus, PoolStatus, RetriesStatus, Status, UpstreamStatus,
-    WaitingStatus,
+    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, ModelStatus, NextStatus, PoolStatus, RetriesStatus, Status,
+    UpstreamStatus, WaitingStatus,
 };
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, Tether, stream};

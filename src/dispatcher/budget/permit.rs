@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::Group;
 use super::learned::Entered;
 use super::sends::Ticket;
+use crate::clock::Instant;
 use crate::dispatcher::concurrency::Mark;
 
 /// Budget reserved for one attempt. Gives its place in flight back when dropped, however the attempt ends.
@@ -23,6 +24,11 @@ pub(crate) struct Permit {
 impl Permit {
     pub(crate) fn group(&self) -> Group {
         self.group
+    }
+
+    /// When its attempt started.
+    pub(crate) fn asked(&self) -> Instant {
+        self.entered.at
     }
 }
 
