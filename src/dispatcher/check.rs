@@ -25,6 +25,9 @@ struct Watch {
     /// What each account had in flight after the message before.
     in_flight: HashMap<String, usize>,
     steps: u64,
+    /// Breakers that are open, and how often one has opened.
+    broken: usize,
+    opened: u64,
 }
 
 thread_local! {
@@ -39,6 +42,8 @@ pub(crate) fn watch(tell: impl Fn(String) + 'static) {
         left: BTreeSet::new(),
         in_flight: HashMap::new(),
         steps: 0,
+        broken: 0,
+        opened: 0,
     };
     WATCH.set(Some(watch));
 }
@@ -51,6 +56,11 @@ pub(crate) fn unwatch() -> u64 {
 /// Messages that were checked so far.
 pub(crate) fn steps() -> u64 {
     WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.steps))
+}
+
+/// How often a breaker has opened so far.
+pub(crate) fn opened() -> u64 {
+    WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.opened))
 }
 
 fn with_watch(act: impl FnOnce(&mut Watch)) {
@@ -78,6 +88,9 @@ pub(super) fn left(call: CallId) {
 pub(super) fn observe(board: &mut Switchboard, now: Instant, armed: Option<Instant>) {
     with_watch(|watch| {
         watch.steps += 1;
+        let broken = board.lanes.iter().filter(|lane| lane.breaker.is_open()).count();
+        watch.opened += broken.saturating_sub(watch.broken) as u64;
+        watch.broken = broken;
         let problems = [
             board.check_calls(now),
             board.check_timers(now, armed),
