@@ -11,7 +11,7 @@
 //! | routes calls | `dispatcher/lane.rs` (an upstream), `line.rs` (who waits), `turn.rs` (who is next), `desks.rs` (to which account), `config/serves.rs` |
 //! | supervised pool | `pool/supervisor.rs`, `pool/seats.rs` (one a thread), `pool/restart.rs` |
 //! | request actors | `pool/request_actor.rs`: one attempt at a time, run by `exchange.rs`, streams passed on by `relay.rs` |
-//! | retry backoff | `dispatcher/retry.rs`, what is retried at all in `providers/classify.rs` |
+//! | retry backoff | `dispatcher/retry.rs`, what is retried at all in `providers/classify.rs`; whether the upstream is there at all in `dispatcher/breaker.rs` |
 //! | delayed self-messages | `dispatcher/timers.rs`: all of them in order, one timer armed |
 //!
 //! # The walk of one call
@@ -72,12 +72,12 @@ pub mod simulator;
 pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
-    Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, Body, BudgetView, Call, CallId,
-    Cancel, CapStatus, Dimension, Endpoint, Error, ErrorKind, Failure, FailureKind, GrowthBudget, GuessedBudget,
-    Headers, Health, KindSigns, LatencyStatus, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta,
-    ModelStatus, NextStatus, Outcome, Phase, PoolStatus, Price, Priority, Remaining, Request, RetriesStatus, RetryHint,
-    Scope, Secret, Sent, Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage,
-    UsageAsk, UsedStatus, WaitingStatus,
+    Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, Body, BreakerStatus, BudgetView,
+    Call, CallId, Cancel, CapStatus, Dimension, Endpoint, Error, ErrorKind, Failure, FailureKind, GrowthBudget,
+    GuessedBudget, Headers, Health, KindSigns, LatencyStatus, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal,
+    Meta, ModelStatus, NextStatus, Outcome, Phase, PoolStatus, Price, Priority, Remaining, Request, RetriesStatus,
+    RetryHint, Scope, Secret, Sent, Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus,
+    Usage, UsageAsk, UsedStatus, WaitingStatus,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

@@ -43,7 +43,11 @@ impl Switchboard {
                     let error = self.lanes[lane].resting_error();
                     self.next_target_or(call, error, now);
                 }
-                Turn::Closed(call) => self.reroute(call, now),
+                Turn::Closed(call) => self.closed(call, lane, now),
+                // A probe that cannot go after all.
+                Turn::Nobody(_) if self.lanes[lane].breaker.is_open() && !self.lanes[lane].line.is_empty() => {
+                    self.leave_broken(lane, now);
+                }
                 Turn::Nobody(at) => break at,
             }
         };
@@ -67,6 +71,11 @@ impl Switchboard {
     fn may_retry(&mut self, call: CallId, lane: usize, now: Instant) -> bool {
         match self.lanes[lane].retry_budget.ask(now) {
             Allowance::Go => true,
+            // Nothing waits where nobody answers.
+            Allowance::Wait(_) if self.lanes[lane].breaker.is_open() => {
+                self.end_over_budget(call, lane, now);
+                false
+            }
             Allowance::Wait(at) => {
                 self.park(call, lane, at);
                 false
@@ -231,6 +240,17 @@ impl Switchboard {
         } else {
             self.end(call, Err(error), now);
         }
+    }
+
+    /// The call can never go here: its target is gone from the configuration, or takes none so large.
+    fn closed(&mut self, call: CallId, lane: usize, now: Instant) {
+        let Some(entry) = self.ledger.get(call) else { return };
+        let ask = entry.ask;
+        if self.lanes[lane].desks.is_empty() {
+            return self.reroute(call, now);
+        }
+        let error = self.lanes[lane].closed_error(now, &ask);
+        self.next_target_or(call, error, now);
     }
 
     /// A call's backoff is over, or the retry budget allows it: it stands in line again, at its old place.

@@ -27,6 +27,9 @@ struct Watch {
     /// What each account had in flight after the message before.
     in_flight: HashMap<String, usize>,
     steps: u64,
+    /// Breakers that are open, and how often one has opened.
+    broken: usize,
+    opened: u64,
 }
 
 thread_local! {
@@ -47,6 +50,8 @@ pub(crate) fn watch(tell: impl Fn(String) + 'static) {
         left: BTreeSet::new(),
         in_flight: HashMap::new(),
         steps: 0,
+        broken: 0,
+        opened: 0,
     };
     WATCH.set(Some(watch));
 }
@@ -59,6 +64,11 @@ pub(crate) fn unwatch() -> u64 {
 /// Messages that were checked so far.
 pub(crate) fn steps() -> u64 {
     WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.steps))
+}
+
+/// How often a breaker has opened so far.
+pub(crate) fn opened() -> u64 {
+    WATCH.with_borrow(|watch| watch.as_ref().map_or(0, |watch| watch.opened))
 }
 
 fn with_watch(act: impl FnOnce(&mut Watch)) {
@@ -86,11 +96,15 @@ pub(super) fn left(call: CallId) {
 pub(super) fn observe(board: &mut Switchboard, now: Instant, armed: Option<Instant>) {
     with_watch(|watch| {
         watch.steps += 1;
+        let broken = board.lanes.iter().filter(|lane| lane.breaker.is_open()).count();
+        watch.opened += broken.saturating_sub(watch.broken) as u64;
+        watch.broken = broken;
         let problems = [
             board.check_calls(now),
             board.check_timers(now, armed),
             board.check_slots(),
             board.check_lanes(now),
+            board.check_breakers(now),
             board.check_sums(now),
             watch.check_caps(board),
             watch.check_leavers(board),
@@ -179,6 +193,9 @@ impl Switchboard {
                 Due::SurplusDue => {
                     ensure(self.surplus_due == Some(*key), || "a surplus is due that nobody knows of".into())?
                 }
+                Due::BreakerDue(lane) => ensure(self.lanes[*lane].breaker_due == Some(*key), || {
+                    format!("the breaker of {} is due and it knows nothing of it", self.lanes[*lane].upstream.name)
+                })?,
                 Due::DeadlineDue(_) => deadlines += 1,
                 Due::RetryDue(_) => retries += 1,
                 Due::RetryBudgetDue(lane) => ensure(self.lanes[*lane].parked_due == Some(*key), || {
@@ -283,6 +300,28 @@ impl Switchboard {
 }
 
 impl Switchboard {
+    /// Nobody waits for an upstream that is taken for broken, but for a probe that lacks a slot; and what is silent for
+    /// long enough is taken for broken.
+    fn check_breakers(&mut self, now: Instant) -> Checked {
+        let idle = self.slots.len() - self.slots.busy();
+        for entry in self.ledger.entries() {
+            let lane = &self.lanes[entry.lane()];
+            let waits = match entry.state {
+                State::Running(_) => false,
+                State::Waiting => idle > 0,
+                State::BackingOff(_) | State::Parked => true,
+            };
+            ensure(!(waits && lane.breaker.is_open()), || {
+                format!("a call waits for {}, which is broken: {:?}", lane.upstream.name, entry.state)
+            })?;
+        }
+        for lane in &self.lanes {
+            let late = lane.breaker.opens_at().is_some_and(|at| at < now && lane.breaker_due.is_none());
+            ensure(!late, || format!("nothing opens the breaker of {}", lane.upstream.name))?;
+        }
+        Ok(())
+    }
+
     /// What is kept of all accounts together is what each of them says.
     fn check_sums(&mut self, now: Instant) -> Checked {
         for lane in &mut self.lanes {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ask::{Ask, Group};
-use super::budget::{Budget, Ready};
+use super::budget::{Budget, Crowd, Ready};
 use crate::clock::Instant;
 use crate::messages::{Account, BudgetView, Priority, Secret, Tokens};
 use sums::Sums;
@@ -146,7 +146,7 @@ impl Desks {
 
     /// The same, of all desks asked one by one.
     fn way_of_all(&mut self, now: Instant, ask: &Ask, kept: impl Fn(usize) -> bool) -> Way {
-        let mut open: Option<(usize, usize)> = None;
+        let mut open: Option<(Crowd, usize)> = None;
         let mut later: Option<Instant> = None;
         let (mut waits, mut rests_until) = (false, None::<Instant>);
         let sooner = |had: Option<Instant>, at: Instant| Some(had.map_or(at, |had| had.min(at)));

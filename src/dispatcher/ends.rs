@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::attempts::final_error;
+use super::breaker::Sign;
 use super::budget::{Budget, Kept, Permit, Ready, Rest};
 use super::lane::seconds;
 #[cfg(test)]
@@ -37,6 +38,7 @@ impl Switchboard {
         let (group, latency) = (busy.permit.group(), now.saturating_duration_since(busy.began));
         self.lanes[lane].tell_news(&account, group, now);
         self.lanes[lane].tallies.entry(group).or_default().answered(latency);
+        self.hear(lane, Sign::Life, now, now);
         if !is_waited_for {
             return; // cancelled; the stream's receiver is dropped here, and an abort is on its way
         }
@@ -80,12 +82,13 @@ impl Switchboard {
             std::mem::forget(permit);
             return self.wake(lane);
         }
-        let group = permit.group();
+        let (group, asked) = (permit.group(), permit.asked());
         let kept = match self.lanes[lane].desks.of(&account) {
             Some(desk) => settle(&mut desk.budget, permit, &end, now),
             None => None, // a reload took the account away: the permit gives itself back
         };
         self.lanes[lane].tell_news(&account, group, now);
+        self.hear(lane, Sign::of(&end), asked, now);
         let mut stranded = Vec::new();
         match kept {
             Some(Kept::Account(until)) => events::account_held(&account.id, until - now),
@@ -170,7 +173,9 @@ impl Switchboard {
             _ => rest_of(&failure).is_some(),
         };
         let lacks_what_another_has = is_of_key || is_out_of_quota || never_fits || failure.status() == Some(404);
-        let next_may_take = is_retryable(&failure) || lacks_what_another_has || is_unsaid;
+        // No attempt at this target can succeed, whatever is asked of it: it is not set up as it must be.
+        let is_misplaced = matches!(failure.kind, FailureKind::Certificate | FailureKind::Redirected);
+        let next_may_take = is_retryable(&failure) || lacks_what_another_has || is_unsaid || is_misplaced;
         let message = failure.message.clone();
         let (deadline, ask) = (entry.deadline, entry.ask);
         entry.last = Some(Box::new(failure));
@@ -187,6 +192,11 @@ impl Switchboard {
                     true => self.again_or(call, error, now),
                     false => self.next_target_or(call, error, now),
                 }
+            }
+            // Nothing waits where nobody answers.
+            Verdict::AgainAt(_) | Verdict::AgainWhenReady if self.lanes[lane].breaker.is_open() => {
+                let error = self.lanes[lane].broken_error(now);
+                self.next_target_or(call, error, now);
             }
             Verdict::GiveUp if next_may_take => self.next_target_or(call, error, now),
             Verdict::GiveUp => self.end(call, Err(error), now),

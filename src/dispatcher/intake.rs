@@ -71,6 +71,7 @@ impl Switchboard {
         });
         self.lanes[lane].line.push(entry.place(), ask, deadline);
         self.lanes[lane].waiting += 1;
+        self.note_probe(lane, entry.id, now);
         self.ledger.insert(entry);
         self.wake(lane);
     }
@@ -210,6 +211,7 @@ impl Switchboard {
         let (lane, place) = (entry.lane(), entry.place());
         self.lanes[lane].line.push(place, entry.ask, entry.deadline);
         self.lanes[lane].waiting += 1;
+        self.note_probe(lane, call, now);
         self.wake(lane);
     }
 }

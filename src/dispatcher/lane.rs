@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ask::{Ask, Group};
+use super::breaker::Breaker;
 use super::budget::{Budget, MINUTE, Ready};
 use super::desks::{Desk, Desks, Way};
 use super::groups::Groups;
@@ -17,6 +18,7 @@ use super::timers::DueKey;
 use crate::clock::Instant;
 use crate::config::{Prices, Retry, UpstreamSection};
 use crate::messages::{Account, Error, ErrorKind, Upstream};
+use crate::telemetry::events;
 
 /// An upstream as the dispatcher sees it.
 #[derive(Debug)]
@@ -36,6 +38,9 @@ pub(crate) struct Lane {
     pub(crate) waiting: usize,
     pub(crate) retry: Retry,
     pub(crate) retry_budget: RetryBudget,
+    pub(crate) breaker: Breaker,
+    /// When it is looked whether the breaker opens.
+    pub(crate) breaker_due: Option<DueKey>,
     /// The armed refill, when nobody can go before it.
     pub(crate) refill: Option<DueKey>,
     /// Models whose quota of the day is used up at an account, and until when at the latest.
@@ -66,6 +71,8 @@ impl Lane {
             waiting: 0,
             retry: section.retry,
             retry_budget: RetryBudget::new(section.retry.retry_budget, now),
+            breaker: Breaker::default(),
+            breaker_due: None,
             refill: None,
             used_up: BTreeMap::new(),
             prices: section.prices.clone(),
@@ -92,8 +99,12 @@ impl Lane {
         }
     }
 
-    /// Takes every account away. They are remembered for as long as what they did still counts.
+    /// Takes every account away. They are remembered for as long as what they did still counts. The breaker is closed: the
+    /// operator may have mended what it opened for.
     pub(crate) fn retire(&mut self, now: Instant) {
+        if let Some(open) = std::mem::take(&mut self.breaker).answered(now) {
+            events::breaker_closed(&self.upstream.name, open, "the configuration was read again");
+        }
         self.retired.retain(|(since, desk)| desk.budget.in_flight() > 0 || *since + MINUTE > now);
         self.retired.extend(self.desks.take().into_iter().map(|desk| (now, desk)));
         self.line.forget_desks();
@@ -105,7 +116,15 @@ impl Lane {
         for desk in self.desks.each().chain(self.retired.iter_mut().map(|(_, desk)| desk)) {
             desk.budget.forget_in_flight();
         }
-        Self { line: Line::default(), parked: BTreeSet::new(), parked_due: None, waiting: 0, refill: None, ..self }
+        Self {
+            line: Line::default(),
+            parked: BTreeSet::new(),
+            parked_due: None,
+            breaker_due: None,
+            waiting: 0,
+            refill: None,
+            ..self
+        }
     }
 
     /// The group of calls to `model`, by its name at the upstream.
@@ -118,9 +137,10 @@ impl Lane {
     /// has its old place. What others may need in tokens does not count: estimates err high and are given back.
     pub(crate) fn refusal(&mut self, now: Instant, ask: &Ask, deadline: Instant, is_newcomer: bool) -> Option<Error> {
         match self.desks.way(now, ask, |_| false) {
-            Way::Open(_) if self.line.is_empty() => return None,
             Way::Resting => return Some(self.resting_error()),
             Way::Closed => return Some(self.closed_error(now, ask)),
+            way if self.is_broken(way, now) => return Some(self.broken_error(now)),
+            Way::Open(_) if self.line.is_empty() => return None,
             _ => {}
         }
         let ahead = if is_newcomer { self.line.ahead_of(ask.priority) } else { self.line.above(ask.priority) };
@@ -154,7 +174,7 @@ impl Lane {
         })
     }
 
-    fn closed_error(&mut self, now: Instant, ask: &Ask) -> Error {
+    pub(super) fn closed_error(&mut self, now: Instant, ask: &Ask) -> Error {
         let name = &self.upstream.name;
         if self.desks.is_empty() {
             return Error::new(ErrorKind::ModelNotFound, format!("{name} is no longer configured")).with_param("model");

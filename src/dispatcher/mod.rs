@@ -4,13 +4,15 @@
 //! `attempts` (tries go out) and `ends` (they come back). Below them one policy a file: `lane` (an upstream), `line` (who waits for
 //! it), `groups` (for which model), `turn` (who is next, and where), `desks` (its accounts, of which few are asked each
 //! time), `budget` (may it go; what was learned of its limits), `concurrency` and `knee` (how many at once), `retry` (may it
-//! go again, and when), `slots`, `timers`, `ledger`, `admission`; `explain` says why calls wait, `tally` what they have
-//! used and cost, `status` how everything stands.
+//! go again, and when), `breaker` (is the upstream there at all; `outage`: what follows for its calls), `slots`, `timers`,
+//! `ledger`, `admission`; `explain` says why calls wait, `tally` what they have used and cost, `status` how everything
+//! stands.
 
 mod actor;
 mod admission;
 mod ask;
 mod attempts;
+mod breaker;
 mod budget;
 #[cfg(test)]
 pub(crate) mod check;
@@ -25,6 +27,7 @@ mod lane;
 mod ledger;
 mod legacy;
 mod line;
+mod outage;
 #[cfg(test)]
 pub(crate) mod planted;
 mod retry;

@@ -15,6 +15,8 @@ pub(crate) enum Bug {
     LateTimer,
     /// A call that has ended while it ran stays in the ledger.
     SecondOutcome,
+    /// Calls that wait for an upstream stay there when its breaker opens.
+    LeftBehind,
     /// An answer goes to the call whose answer comes next.
     MixedUpAnswers,
 }

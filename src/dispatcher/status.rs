@@ -71,6 +71,7 @@ impl Lane {
             name: self.upstream.name.to_string(),
             models: config.upstreams.get(&self.upstream.name).map_or_else(Vec::new, |section| section.models.clone()),
             waiting,
+            breaker: self.breaker.status(now),
             first_waits_for,
             retries,
             used,

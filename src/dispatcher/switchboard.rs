@@ -150,6 +150,7 @@ impl Switchboard {
                 Due::RetryDue(call) => self.retry_due(call, now),
                 Due::DeadlineDue(call) => self.deadline_due(call, now),
                 Due::RetryBudgetDue(lane) => self.retry_budget_due(lane, now),
+                Due::BreakerDue(lane) => self.breaker_due(lane, now),
                 Due::SurplusDue => self.surplus_due(now),
                 Due::RefillDue(lane) => {
                     self.lanes[lane].refill = None;

@@ -16,6 +16,8 @@ pub(crate) enum Due {
     DeadlineDue(CallId),
     /// An upstream's retry budget may allow some of those that are set aside for it.
     RetryBudgetDue(usize),
+    /// An upstream was silent for long enough to be taken for broken, if it still is.
+    BreakerDue(usize),
     /// There may be more slots than are of use.
     SurplusDue,
     /// An upstream's budget allows its next call.

@@ -57,6 +57,8 @@ pub struct UpstreamStatus {
     pub models: Vec<String>,
     /// Calls that wait for it.
     pub waiting: WaitingStatus,
+    /// Whether it is taken for broken.
+    pub breaker: BreakerStatus,
     /// What keeps the first call in line, in words; `None` when nobody stands in line.
     pub first_waits_for: Option<String>,
     /// What its retries may cost.
@@ -67,6 +69,24 @@ pub struct UpstreamStatus {
     pub accounts: Vec<AccountStatus>,
     /// Models of its accounts that are not shown, for there are too many.
     pub models_left_out: usize,
+}
+
+/// An upstream's breaker: open when nothing was answered for long, and calls go there one a second only.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct BreakerStatus {
+    /// Calls go to their next target, or end at once.
+    pub is_open: bool,
+    /// Attempts that have failed since one was answered.
+    pub failed_in_a_row: u32,
+    /// Since the first of them, or the answer before it.
+    pub silent_for_s: Option<f64>,
+    /// It is open for so long.
+    pub open_for_s: Option<f64>,
+    /// A call that comes then goes there all the same.
+    pub next_probe_in_s: Option<f64>,
+    /// The last of the failures, in words.
+    pub last_failure: Option<String>,
 }
 
 /// Calls that wait for one upstream.

@@ -48,6 +48,20 @@ pub(super) async fn changes(forebay: Forebay, world: Arc<World>, mut plan: Plan,
     }
 }
 
+/// In one of two runs upstreams go away one after the other, for long enough to be taken for broken, and come back.
+pub(super) async fn outages(world: Arc<World>, upstreams: Vec<&'static str>, mut draw: Draw) {
+    if draw.one_in(2) {
+        return;
+    }
+    loop {
+        pause(&mut draw, 1_000, 40_000).await;
+        let upstream = draw.pick(&upstreams);
+        world.set_away(upstream, true);
+        pause(&mut draw, 12_000, 60_000).await;
+        world.set_away(upstream, false);
+    }
+}
+
 /// Kills parts of the system: slots as they come, dispatcher and supervisor no more often than it bears, unless `doomed`.
 pub(super) async fn deaths(forebay: Forebay, world: Arc<World>, doomed: bool, mut draw: Draw) {
     let mut recent = VecDeque::new();

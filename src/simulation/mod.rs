@@ -57,6 +57,8 @@ struct Run {
     calls: usize,
     /// Messages of the dispatcher, each checked.
     messages: u64,
+    /// Times that a breaker has opened.
+    opened: u64,
     /// Virtual time.
     took: Duration,
 }
@@ -121,6 +123,8 @@ async fn play(seed: u64) -> Run {
             waiting.borrow_mut().remove(&nonce);
         });
     }
+    let names = plan.upstreams.iter().map(|upstream| upstream.name).collect();
+    let outages = actix_rt::spawn(chaos::outages(Arc::clone(&world), names, draw.branch()));
     let changes = actix_rt::spawn(chaos::changes(forebay.clone(), Arc::clone(&world), plan, draw.branch()));
     let deaths = actix_rt::spawn(chaos::deaths(forebay.clone(), Arc::clone(&world), doomed, draw.branch()));
     let failed = {
@@ -144,7 +148,7 @@ async fn play(seed: u64) -> Run {
         clock::until(clock::now() + Duration::from_millis(500)).await;
     }
     record.ensure(waiting.borrow().is_empty(), || format!("nobody answers {:?}", waiting.borrow()));
-    for task in [changes, deaths, failed] {
+    for task in [outages, changes, deaths, failed] {
         task.abort();
     }
     clock::until(clock::now() + Duration::from_millis(500)).await;
@@ -161,8 +165,9 @@ async fn play(seed: u64) -> Run {
     }
     record.ensure(forebay.held() == 0, || format!("{} bytes of bodies are held behind the end", forebay.held()));
     record.ensure(world.open() == 0, || format!("{} exchanges go on behind the end", world.open()));
+    let opened = check::opened();
     let messages = check::unwatch();
-    Run { seed, record, calls, messages, took: clock::now() - start }
+    Run { seed, record, calls, messages, opened, took: clock::now() - start }
 }
 
 fn number(name: &str, otherwise: u64) -> u64 {
@@ -172,7 +177,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 #[test]
 fn whatever_is_drawn_every_call_has_one_end_and_nothing_is_lost() {
     let first = number("FOREBAY_FIRST_SEED", 1);
-    let (mut calls, mut messages, mut took) = (0, 0, Duration::ZERO);
+    let (mut calls, mut messages, mut opened, mut took) = (0, 0, 0, Duration::ZERO);
     let seeds = number("FOREBAY_SEEDS", 100);
     for seed in first..first + seeds {
         let run = Run::of(seed);
@@ -182,10 +187,14 @@ fn whatever_is_drawn_every_call_has_one_end_and_nothing_is_lost() {
         run.assert_faultless();
         calls += run.calls;
         messages += run.messages;
+        opened += run.opened;
         took += run.took;
     }
     let hours = took.as_secs_f64() / 3_600.0;
-    println!("{seeds} seeds: {calls} calls, {messages} messages checked, {hours:.1} virtual hours");
+    println!(
+        "{seeds} seeds: {calls} calls, {messages} messages checked, {opened} breakers opened, {hours:.1} virtual hours"
+    );
+    assert!(opened > 0 || seeds < 100, "no breaker has opened: nothing of them is checked");
 }
 
 #[test]
@@ -214,6 +223,11 @@ fn a_leaked_permit_is_found() {
 fn a_lost_wake_up_is_found() {
     is_found(Bug::LostWakeUp, &["which is open"]);
     is_found(Bug::LateTimer, &["and the timer in"]);
+}
+
+#[test]
+fn a_call_that_stays_where_nobody_answers_is_found() {
+    is_found(Bug::LeftBehind, &["which is broken"]);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub(super) struct Seen {
 struct State {
     draw: Draw,
     weather: BTreeMap<String, Weather>,
+    /// Upstreams that are away, whatever the weather.
+    away: BTreeSet<String>,
     refused: BTreeSet<String>,
     in_force: VecDeque<(Instant, BTreeMap<Key, Caps>)>,
     sent: BTreeMap<Key, VecDeque<(Instant, u64)>>,
@@ -70,6 +72,7 @@ impl World {
         let state = State {
             draw,
             weather: BTreeMap::new(),
+            away: BTreeSet::new(),
             refused: BTreeSet::new(),
             in_force: VecDeque::new(),
             sent: BTreeMap::new(),
@@ -100,6 +103,15 @@ impl World {
     pub(super) fn set_weather(&self, upstream: &str, weather: Weather) {
         self.record.note(format_args!("weather of {upstream}: {weather:?}"));
         self.with(|state| state.weather.insert(upstream.to_owned(), weather));
+    }
+
+    /// An upstream goes away, or comes back.
+    pub(super) fn set_away(&self, upstream: &str, is_away: bool) {
+        self.record.note(format_args!("{upstream} {}", if is_away { "goes away" } else { "is back" }));
+        self.with(|state| match is_away {
+            true => state.away.insert(upstream.to_owned()),
+            false => state.away.remove(upstream),
+        });
     }
 
     /// Refuses a key that was accepted, or the other way round.
@@ -160,7 +172,10 @@ impl World {
         let is_stream = body.contains("\"stream\":true");
         let exchange = self.enter(nonce, is_stream, key.clone());
         let (scene, latency) = self.with(|state| {
-            let weather = state.weather.get(&key.0).copied().unwrap_or(Weather::Fine);
+            let weather = match state.away.contains(&key.0) {
+                true => Weather::Down,
+                false => state.weather.get(&key.0).copied().unwrap_or(Weather::Fine),
+            };
             let scene = if state.refused.contains(&key.1) {
                 Scene::Status(401, None)
             } else {

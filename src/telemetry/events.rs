@@ -110,6 +110,28 @@ pub(crate) fn at_once_found(account: &AccountId, at_once: usize) {
     tracing::info!(%account, at_once, "found how many at once it takes");
 }
 
+/// An upstream answers nothing: its calls go elsewhere or end at once, one a second is let through.
+pub(crate) fn breaker_opened(upstream: &str, failed: u32, silent: Duration, waiting: usize, last: &str) {
+    tracing::warn!(
+        upstream,
+        failed_in_a_row = failed,
+        silent_s = silent.as_secs_f64(),
+        waiting,
+        last,
+        "breaker opened: calls go to their next target or end at once, one a second goes there as a probe"
+    );
+}
+
+/// A call goes to an upstream whose breaker is open, to see whether it is back.
+pub(crate) fn breaker_probed(upstream: &str, call: CallId) {
+    tracing::info!(upstream, %call, "breaker probes");
+}
+
+/// An upstream takes calls again.
+pub(crate) fn breaker_closed(upstream: &str, open: Duration, why: &'static str) {
+    tracing::warn!(upstream, open_s = open.as_secs_f64(), why, "breaker closed");
+}
+
 /// Whether anybody listens to [`waits`].
 pub(crate) fn waits_are_heard() -> bool {
     tracing::enabled!(tracing::Level::DEBUG)

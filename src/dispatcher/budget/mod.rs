@@ -74,6 +74,8 @@ pub(crate) struct Budget {
     refusals: Refusals,
     /// Calls it was too busy for since it last answered one well.
     troubles: usize,
+    /// When its last attempt started.
+    last_start: Option<Instant>,
     ramp: Option<Ramp>,
     /// Calls answered lately: how fast to come back after a hold where nothing else says.
     answered: Lately,
@@ -82,6 +84,14 @@ pub(crate) struct Budget {
     reported: Reported,
     /// What the operator was told of it.
     said: Said,
+}
+
+/// How busy an account is. Of two alike the one that was asked longer ago is less so: idle accounts share what comes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Crowd {
+    /// In flight, and those of late that the upstream was too busy for.
+    calls: usize,
+    last_start: Option<Instant>,
 }
 
 fn caps(limits: Limits) -> (Option<Cap>, Option<Cap>) {
@@ -104,6 +114,7 @@ impl Budget {
             held_until: None,
             refusals: Refusals::default(),
             troubles: 0,
+            last_start: None,
             ramp: None,
             answered: Lately::new(now),
             rests: Rests::default(),
@@ -147,9 +158,9 @@ impl Budget {
         self.in_flight.get()
     }
 
-    /// How busy it is, to choose among accounts: its calls in flight, and those of late that the upstream was too busy for.
-    pub(crate) fn crowd(&self) -> usize {
-        self.in_flight() + self.troubles
+    /// How busy it is, to choose among accounts.
+    pub(crate) fn crowd(&self) -> Crowd {
+        Crowd { calls: self.in_flight() + self.troubles, last_start: self.last_start }
     }
 
     fn cap_rates(&self) -> CapRates {
@@ -245,6 +256,7 @@ impl Budget {
             ramp.take(now);
         }
         self.refusals.goes(now);
+        self.last_start = Some(now);
         self.in_flight.set(self.in_flight.get() + 1);
         let mark = self.concurrency.started(now, self.in_flight.get(), ask.group.0);
         Permit { in_flight: Rc::clone(&self.in_flight), group: ask.group, entered, ticket, capped, mark: Some(mark) }

@@ -7,6 +7,7 @@ use super::Group;
 use super::doubt::Unsure;
 use super::learned::Entered;
 use super::sends::{Cost, Ticket};
+use crate::clock::Instant;
 use crate::dispatcher::concurrency::Mark;
 
 /// Budget reserved for one attempt. Gives its place in flight back when dropped, however the attempt ends.
@@ -26,6 +27,11 @@ pub(crate) struct Permit {
 impl Permit {
     pub(crate) fn group(&self) -> Group {
         self.group
+    }
+
+    /// When its attempt started.
+    pub(crate) fn asked(&self) -> Instant {
+        self.entered.at
     }
 }
 

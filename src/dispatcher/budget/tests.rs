@@ -10,7 +10,7 @@ use super::refusals::PAUSE;
 use super::rest::REST;
 use super::*;
 use crate::clock;
-use crate::messages::{Failure, FailureKind, LimitReport, Priority, Pushback};
+use crate::messages::{Failure, FailureKind, LimitReport, Priority, Pushback, Tokens};
 
 fn asks(tokens: u64) -> Ask {
     Ask { group: Group(0), tokens: Tokens { input: tokens, output: 0 }, priority: Priority::Normal }

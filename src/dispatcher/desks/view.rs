@@ -12,14 +12,14 @@ use super::touched::{AsOf, Touched};
 use super::{Desk, ROUNDING, Way};
 use crate::clock::Instant;
 use crate::dispatcher::ask::Ask;
-use crate::dispatcher::budget::Ready;
+use crate::dispatcher::budget::{Crowd, Ready};
 use crate::messages::Tokens;
 
 /// How a desk stands to these calls.
 #[derive(Clone, Copy, Debug)]
 enum Stand {
     /// It may be open; so crowded.
-    Open(usize),
+    Open(Crowd),
     /// To calls that ask for so much at least.
     Shut(Tokens, Ready),
 }
@@ -29,7 +29,7 @@ pub(super) struct View {
     seen: AsOf,
     stands: Vec<Option<Stand>>,
     /// By their crowd.
-    open: BTreeSet<(usize, usize)>,
+    open: BTreeSet<(Crowd, usize)>,
     /// When the shut ones are looked at again.
     looks: BTreeSet<(Instant, usize)>,
     /// What the shut ones are shut to.
@@ -103,7 +103,7 @@ impl View {
         }
     }
 
-    fn open_behind(&self, last: Option<(usize, usize)>) -> Option<&(usize, usize)> {
+    fn open_behind(&self, last: Option<(Crowd, usize)>) -> Option<&(Crowd, usize)> {
         self.open.range((last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).next()
     }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::dispatcher::groups::Groups;
-use crate::messages::{BudgetReading, Dimension, Headers, Priority, Reset, Scope, Sent};
+use crate::messages::{BudgetReading, Dimension, Headers, Priority, Reset, Scope, Sent, Tokens};
 
 const ASK: Ask = Ask { group: Group(0), tokens: Tokens { input: 0, output: 0 }, priority: Priority::Normal };
 

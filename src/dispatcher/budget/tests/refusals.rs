@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dispatcher::budget::refusals::{IN_A_ROW, SCOUTS_FOR};
 use crate::dispatcher::check::cases;
-use crate::messages::{Headers, Sent};
+use crate::messages::{Headers, Sent, Tokens};
 
 /// A 429 for the rate that names its time, or does not.
 fn too_fast(named: Option<Duration>) -> Failure {
