@@ -1,6 +1,8 @@
 //! The gateway in front of the whole system, in process and on a clock that stands still until nothing else is to be
 //! done: what a caller sees of what an upstream does.
 
+mod messages;
+
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
