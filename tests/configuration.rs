@@ -583,7 +583,6 @@ fn the_contracts_example_passes_with_a_line_for_each_thing_not_in_force() {
         "FOREBAY_LISTEN: sets nothing",
         "HTTPS_PROXY: is not honoured",
         "[store] is not in force yet",
-        "[upstreams.anthropic] kind is not in force yet",
         "[jobs] is not in force yet",
         "[tenants.batch-team] weight is not in force yet",
     ];

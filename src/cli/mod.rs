@@ -29,7 +29,7 @@ enum Command {
     Check(Configuration),
     /// Show what a flaky provider does to 50 callers: naive ones, careful ones, and those behind forebay
     Demo(demo::DemoArgs),
-    /// Run a fault-injecting OpenAI-compatible provider, for anyone's tests
+    /// Run a fault-injecting provider that speaks OpenAI's protocol and Anthropic's, for anyone's tests
     Simulate(Box<simulate::SimulateArgs>),
 }
 

@@ -51,11 +51,17 @@ Names, here and for --fault NAME=P:
   error-opening      an error event after a stream's opening events, before content
   error-midway       an error event amid a stream's content
 
+It speaks OpenAI's protocol below /v1 and, at /v1/messages and /v1/messages/count_tokens,
+Anthropic's: its streams, errors and headers (anthropic-ratelimit-*, 429 with Retry-After in
+whole seconds), the same limits and faults. A client of Anthropic's takes the base URL without
+/v1. As at Anthropic, max_tokens and the header anthropic-version are required there, and
+x-api-key counts as the key.
+
 Answers prove their prompt: the content is `echo HASH: TEXT`, TEXT being the prompt's first 200
 characters and HASH the 64-bit FNV-1a of all of it. GET /simulator/ledger says what the provider
 saw, and so does the last line on stdout after SIGINT (exit code 130) or SIGTERM (0).";
 
-/// Runs a fault-injecting OpenAI-compatible provider.
+/// Runs a fault-injecting provider that speaks OpenAI's protocol and Anthropic's.
 #[derive(Args, Debug)]
 #[command(after_help = MORE, next_line_help = false)]
 pub(crate) struct SimulateArgs {

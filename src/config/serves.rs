@@ -8,7 +8,7 @@ use crate::messages::UpstreamKind;
 
 /// Whether calls can be sent to upstreams of this kind already.
 pub(crate) fn is_in_force(kind: UpstreamKind) -> bool {
-    matches!(kind, UpstreamKind::OpenAi)
+    matches!(kind, UpstreamKind::OpenAi | UpstreamKind::Anthropic)
 }
 
 impl Config {
@@ -99,16 +99,16 @@ mod tests {
         [upstreams.a]
         base_url = "http://a"
         models = ["*", "shared", "covered"]
-        [upstreams.claude]
-        kind = "anthropic"
+        [upstreams.other]
+        kind = "gemini"
         base_url = "http://c"
-        models = ["claude-4", "shared", "gpt-4o*"]
+        models = ["new-4", "shared", "gpt-4o*"]
         [routes.smart]
-        targets = ["claude/claude-4", "b/m", "a/other"]
+        targets = ["other/new-4", "b/m", "a/other"]
         [routes.covered]
         targets = ["b/m"]
         [routes.later]
-        targets = ["claude/claude-4"]
+        targets = ["other/new-4"]
     "#;
 
     fn serving(model: &str) -> Vec<String> {
@@ -132,7 +132,7 @@ mod tests {
     fn a_slash_of_no_known_upstream_is_part_of_the_name() {
         assert_eq!(serving("vendor/x"), ["b/vendor/x"]);
         assert_eq!(serving("a/"), ["a/a/"]);
-        assert_eq!(serving("claude/claude-4"), ["a/claude/claude-4"]);
+        assert_eq!(serving("other/new-4"), ["a/other/new-4"]);
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
     fn kinds_not_in_force_serve_nothing() {
         assert_eq!(serving("later"), [""; 0]);
         let config = Config::from_toml(TEXT).expect("a valid configuration");
-        assert!(config.names().iter().all(|(name, _)| name != "claude-4" && name != "later"));
+        assert!(config.names().iter().all(|(name, _)| name != "new-4" && name != "later"));
     }
 
     #[test]

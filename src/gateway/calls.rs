@@ -51,7 +51,7 @@ async fn call(
         Ok(read) => read,
         Err(error) => {
             line.fail(&error);
-            return errors::reply_unread(&error, payload.into_inner());
+            return errors::reply_unread(&error, &caller, payload.into_inner());
         }
     };
     if let Some(model) = call.model() {
@@ -77,11 +77,11 @@ where
     P: Future<Output = Outcome> + Unpin + 'static,
 {
     if !is_stream {
-        return answer(pending.await, line);
+        return answer(pending.await, caller, line);
     }
     match stream::opening(pending).await {
-        Ok(outcome) => answer(outcome, line),
-        Err(pending) => stream::late(pending, line),
+        Ok(outcome) => answer(outcome, caller, line),
+        Err(pending) => stream::late(pending, caller, line),
     }
 }
 
@@ -151,12 +151,12 @@ pub(super) fn bad_header(name: &HeaderName, problem: &str) -> Error {
 }
 
 /// An outcome that came before any head was sent.
-fn answer(outcome: Outcome, mut line: AccessLine) -> HttpResponse {
+fn answer(outcome: Outcome, caller: Caller, mut line: AccessLine) -> HttpResponse {
     let Answer { status, headers: theirs, body, meta } = match outcome {
         Ok(answer) => answer,
         Err(error) => {
             line.fail(&error);
-            return errors::reply(&error);
+            return errors::reply(&error, &caller);
         }
     };
     line.set_status(status);
@@ -171,7 +171,7 @@ fn answer(outcome: Outcome, mut line: AccessLine) -> HttpResponse {
         }
         AnswerBody::Stream(events) => {
             stream::event_headers(response.headers_mut());
-            response.set_body(stream::body(events, line))
+            response.set_body(stream::body(events, caller, line))
         }
     }
 }
@@ -179,8 +179,8 @@ fn answer(outcome: Outcome, mut line: AccessLine) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::testing::{answer as served_answer, config, get, json, served};
-    use crate::messages::{CallId, Meta};
+    use crate::gateway::testing::{answer as served_answer, caller, config, get, json, served};
+    use crate::messages::{CallId, Envelope, Meta};
     use actix_web::body::MessageBody as _;
     use actix_web::http::header::HeaderValue;
     use actix_web::test::TestRequest;
@@ -255,7 +255,7 @@ mod tests {
             meta: Meta { upstream: Some("openai".into()), attempts: 2, ..Meta::default() },
         });
         let line = AccessLine::new(CallId::new(), Endpoint::Embeddings, None);
-        let response = answer(outcome, line);
+        let response = answer(outcome, caller(Envelope::OpenAi), line);
         assert_eq!(response.status(), 201);
         assert_eq!(response.headers().get("x-forebay-attempts").unwrap(), "2");
         assert_eq!(response.headers().get("content-type").unwrap(), "application/json");
@@ -266,11 +266,13 @@ mod tests {
     async fn a_call_takes_post_only_and_says_so() {
         let app = served(config()).await;
         for endpoint in Endpoint::ALL {
-            for prefix in ["/v1", "/openai/v1"] {
+            for prefix in ["/v1", "/openai/v1", "/anthropic/v1"] {
                 let response = served_answer(&app, get(&format!("{prefix}{}", endpoint.path()))).await;
                 assert_eq!(response.status(), 405);
                 assert_eq!(response.headers().get("allow").unwrap(), "POST");
-                assert_eq!(json(response).await["error"]["code"], "method_not_allowed");
+                let error = json(response).await["error"].clone();
+                let code = if endpoint.is_anthropics_own() { &error["details"]["error_code"] } else { &error["code"] };
+                assert_eq!(*code, "method_not_allowed", "{prefix}{}", endpoint.path());
             }
         }
     }
@@ -320,6 +322,7 @@ mod tests {
             "/V1/models",
             "/healthz/",
             "/openai/models",
+            "/anthropic",
         ] {
             let response = served_answer(&app, get(path)).await;
             assert_eq!(response.status(), 404, "{path}");

@@ -1,4 +1,4 @@
-//! Errors as callers see them: status, OpenAI's envelope, and headers that keep SDKs from retrying what forebay has
+//! Errors as callers see them: status, the envelope of the caller's protocol, and headers that keep SDKs from retrying what forebay has
 //! retried already.
 
 use std::pin::Pin;
@@ -12,26 +12,27 @@ use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, Resource, web};
 use bytes::Bytes;
 
+use super::guard::Caller;
 use super::headers::{self, RETRY_AFTER_MS, X_SHOULD_RETRY};
 use crate::messages::{Error, ErrorKind};
 
 /// The longest wait ever passed on: some SDKs sleep whatever they are told.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// `error` as a response; the upstream's own answer where it has spoken last.
-pub(super) fn reply(error: &Error) -> HttpResponse {
+/// `error` as a response to `caller`; the upstream's own answer where it has spoken last.
+pub(super) fn reply(error: &Error, caller: &Caller) -> HttpResponse {
     let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    let mut response = HttpResponse::with_body(status, BoxBody::new(error.to_body()));
+    let mut response = HttpResponse::with_body(status, BoxBody::new(caller.body_of(error)));
     fill(error, response.headers_mut());
     response
 }
 
 /// The same for a request whose body has not been read to its end. The rest is not waited for: it stays attached to
 /// the response, which makes actix close the connection behind it instead of draining what may never end.
-pub(super) fn reply_unread(error: &Error, rest: impl Into<Option<Payload>>) -> HttpResponse {
-    let mut response = reply(error);
+pub(super) fn reply_unread(error: &Error, caller: &Caller, rest: impl Into<Option<Payload>>) -> HttpResponse {
+    let mut response = reply(error, caller);
     if let Some(rest @ (Payload::H1 { .. } | Payload::Stream { .. })) = rest.into() {
-        response = response.set_body(BoxBody::new(Refusal { body: Some(error.to_body()), _rest: rest }));
+        response = response.set_body(BoxBody::new(Refusal { body: Some(caller.body_of(error)), _rest: rest }));
     }
     response
 }
@@ -93,7 +94,7 @@ impl MessageBody for Refusal {
 /// No such path.
 pub(super) async fn unknown_url(request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let message = format!("no such endpoint: {} {}", request.method(), shown(request.path()));
-    reply_unread(&Error::new(ErrorKind::UnknownUrl, message), payload.into_inner())
+    reply_unread(&Error::new(ErrorKind::UnknownUrl, message), &Caller::of(&request), payload.into_inner())
 }
 
 /// Makes `resource` answer every method but those of its routes with 405; `allow` lists them.
@@ -101,7 +102,7 @@ pub(super) fn only(resource: Resource, allow: &'static str) -> Resource {
     resource.default_service(web::to(move |request: HttpRequest, payload: web::Payload| async move {
         let message = format!("{} takes {allow}, not {}", shown(request.path()), request.method());
         let error = Error::new(ErrorKind::MethodNotAllowed, message);
-        let mut response = reply_unread(&error, payload.into_inner());
+        let mut response = reply_unread(&error, &Caller::of(&request), payload.into_inner());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
         response
     }))
@@ -120,8 +121,13 @@ fn shown(path: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::messages::{Headers, Meta};
+    use crate::gateway::testing::caller;
+    use crate::messages::{Envelope, Headers, Meta};
     use actix_web::http::header::HeaderName;
+
+    fn reply(error: &Error) -> HttpResponse {
+        super::reply(error, &caller(Envelope::OpenAi))
+    }
 
     fn header<'a>(response: &'a HttpResponse, name: &str) -> Option<&'a str> {
         response.headers().get(name).map(|value| value.to_str().unwrap())

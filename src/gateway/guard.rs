@@ -13,25 +13,38 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, ResponseError, web};
+use bytes::Bytes;
 
 use super::connection::Talk;
 use super::origin::{self, Origin};
-use super::{Shared, errors, headers, operations, sending, status};
-use crate::messages::{CallId, Error, ErrorKind};
+use super::{Shared, envelope_at, errors, headers, operations, sending, status};
+use crate::messages::{CallId, Envelope, Error, ErrorKind};
 use crate::telemetry;
 
 /// Who calls, found once for all handlers.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub(super) id: CallId,
     pub(super) tenant: Option<Arc<str>>,
+    /// The form in which errors are understood.
+    pub(super) envelope: Envelope,
 }
 
 impl Caller {
     /// The caller of `request`, as [`guard`] found it.
     pub(super) fn of(request: &HttpRequest) -> Self {
         let found = request.extensions().get::<Self>().cloned();
-        found.unwrap_or_else(|| Self { id: CallId::new(), tenant: None })
+        found.unwrap_or_else(|| Self::at(request.path()))
+    }
+
+    /// A caller of `path`, by a fresh id.
+    fn at(path: &str) -> Self {
+        Self { id: CallId::new(), tenant: None, envelope: envelope_at(path) }
+    }
+
+    /// The body of `error`, which ends the call.
+    pub(super) fn body_of(&self, error: &Error) -> Bytes {
+        error.to_body_in(self.envelope, Some(self.id))
     }
 }
 
@@ -40,7 +53,7 @@ pub(super) async fn guard(
     mut request: ServiceRequest,
     next: Next<BoxBody>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    let id = CallId::new();
+    let caller = Caller::at(request.path());
     // Without a connection, in process, there is nobody to tell.
     let answering = request.conn_data::<Talk>().map(Talk::begin);
     if matches!(request.parts_mut().1, Payload::None) {
@@ -48,24 +61,24 @@ pub(super) async fn guard(
     }
     let version = request.version();
     let Some(shared) = request.app_data::<web::Data<Shared>>().cloned() else {
-        return Err(Panicked(id).into());
+        return Err(Panicked(caller).into());
     };
     // actix takes `Upgrade: h2c` and its kin for a connection that changes hands; they are ignored and closed behind.
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let mut from = Origin::Plain;
-    let mut response = match admit(&shared, &request, id, &mut from) {
+    let mut response = match admit(&shared, &request, &caller, &mut from) {
         Ok(Some(answer)) => request.into_response(answer),
         Ok(None) => match unless_it_panics(next.call(request)).await {
             Some(response) => response?,
             None => {
-                telemetry::gateway::handler_panicked(id);
-                return Err(Panicked(id).into());
+                telemetry::gateway::handler_panicked(caller.id);
+                return Err(Panicked(caller).into());
             }
         },
         Err(error) => {
-            telemetry::gateway::refused(id, error.code());
+            telemetry::gateway::refused(caller.id, error.code());
             let rest = request.take_payload();
-            request.into_response(errors::reply_unread(&error, rest))
+            request.into_response(errors::reply_unread(&error, &caller, rest))
         }
     };
     let head = response.response_mut().head_mut();
@@ -73,7 +86,7 @@ pub(super) async fn guard(
     if upgrades || shared.is_draining() {
         head.set_connection_type(ConnectionType::Close);
     }
-    name(id, head.headers_mut());
+    name(&caller, head.headers_mut());
     from.allow(head.headers_mut());
     Ok(sending::seen_off(response, version, answering))
 }
@@ -99,11 +112,11 @@ async fn unless_it_panics<T>(work: impl Future<Output = T>) -> Option<T> {
 fn admit(
     shared: &Shared,
     request: &ServiceRequest,
-    id: CallId,
+    caller: &Caller,
     from: &mut Origin,
 ) -> Result<Option<HttpResponse>, Error> {
     check_protocol(request)?;
-    let mut caller = Caller { id, tenant: None };
+    let mut caller = caller.clone();
     if !operations::is_open(request.path()) {
         let doors = shared.doors();
         let is_operators = status::is_operators(request.path());
@@ -149,28 +162,30 @@ fn is_host(value: &[u8]) -> bool {
     }
 }
 
-/// Puts our id in place of whatever the upstream called its own part.
-fn name(id: CallId, to: &mut header::HeaderMap) {
-    if let Ok(id) = HeaderValue::try_from(id.to_string()) {
-        to.insert(headers::X_REQUEST_ID, id);
+/// Puts our id in place of whatever the upstream called its own part, under the name that the caller's SDK looks for, too.
+fn name(caller: &Caller, to: &mut header::HeaderMap) {
+    let Ok(id) = HeaderValue::try_from(caller.id.to_string()) else { return };
+    if caller.envelope == Envelope::Anthropic {
+        to.insert(headers::REQUEST_ID, id.clone());
     }
+    to.insert(headers::X_REQUEST_ID, id);
 }
 
 /// A handler panicked. An error and not a response, because the request it belongs to is gone with the handler.
 #[derive(Debug)]
-struct Panicked(CallId);
+struct Panicked(Caller);
 
 impl fmt::Display for Panicked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the handler of {} panicked", self.0)
+        write!(f, "the handler of {} panicked", self.0.id)
     }
 }
 
 impl ResponseError for Panicked {
     fn error_response(&self) -> HttpResponse {
         let error = Error::new(ErrorKind::WorkerCrashed, "the gateway failed on this request; its log says where");
-        let mut response = errors::reply(&error);
-        name(self.0, response.headers_mut());
+        let mut response = errors::reply(&error, &self.0);
+        name(&self.0, response.headers_mut());
         response
     }
 }

@@ -6,6 +6,8 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::messages::{BudgetView, Headers, Meta, Remaining};
 
+/// Anthropic's name for it.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(super) const X_SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 pub(super) const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");

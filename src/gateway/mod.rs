@@ -38,7 +38,7 @@ use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::{App, middleware, web};
 
 use crate::config::Config;
-use crate::messages::{Endpoint, SeatId};
+use crate::messages::{Endpoint, Envelope, SeatId};
 use crate::system::Forebay;
 
 pub(crate) use descriptors::raise as raise_descriptors;
@@ -121,10 +121,29 @@ pub(crate) fn app(
         .app_data(web::Data::new(shared))
         .configure(operations::routes)
         .configure(status::routes)
-        .service(web::scope("/v1").configure(v1))
-        .service(web::scope("/openai/v1").configure(v1))
+        .configure(|config| {
+            for prefix in PREFIXES {
+                config.service(web::scope(prefix).configure(v1));
+            }
+        })
         .default_service(web::to(errors::unknown_url))
         .wrap(middleware::from_fn(guard::guard))
+}
+
+/// Where the API stands: under each vendor's name, too, for SDKs that are given a base URL without a version.
+const PREFIXES: [&str; 3] = ["/v1", "/openai/v1", "/anthropic/v1"];
+
+/// The form of errors at `path`: that of the endpoint which stands there. What is not there is refused in Anthropic's form
+/// where its SDKs look for more: below its messages, and under its name.
+fn envelope_at(path: &str) -> Envelope {
+    let below = PREFIXES.iter().find_map(|prefix| path.strip_prefix(prefix));
+    let endpoint = Endpoint::ALL.into_iter().find(|endpoint| below == Some(endpoint.path()));
+    let is_anthropics = below.is_some_and(|path| path.starts_with("/messages/")) || path.starts_with("/anthropic/");
+    match endpoint {
+        Some(endpoint) => Envelope::of(endpoint),
+        None if is_anthropics => Envelope::Anthropic,
+        None => Envelope::OpenAi,
+    }
 }
 
 /// What stands below each of the prefixes.

@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, guard, web};
 use serde::Serialize;
 
+use super::guard::Caller;
 use super::{Shared, errors};
 use crate::messages::{Error, ErrorKind};
 use crate::system::Model;
@@ -49,7 +50,7 @@ async fn one(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
     // By the rule that routes calls, so that a name which only a pattern serves is found, too.
     let Some((upstream, _)) = config.targets(&id).into_iter().next() else {
         let error = Error::new(ErrorKind::ModelNotFound, format!("no upstream serves the model {id:?}"));
-        return errors::reply(&error);
+        return errors::reply(&error, &Caller::of(&request));
     };
     let owned_by = if config.routes.contains_key(&id) { "forebay" } else { &*upstream };
     HttpResponse::Ok().json(Shown { id: &id, object: "model", created: CREATED, owned_by })

@@ -3,6 +3,7 @@
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, guard, web};
 
+use super::guard::Caller;
 use super::{Shared, errors, origin};
 use crate::messages::{Error, ErrorKind};
 
@@ -20,15 +21,14 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn status(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
+    let caller = Caller::of(&request);
     // Here and not in the guard, which sees the path as it was written: there are many ways to write one.
     if let Err(error) = admit(&shared, &request) {
-        return errors::reply(&error);
+        return errors::reply(&error, &caller);
     }
     let Some(status) = shared.forebay.status().await else {
-        return errors::reply(&Error::new(
-            ErrorKind::Restarting,
-            "the dispatcher does not answer; come again in a moment",
-        ));
+        let message = "the dispatcher does not answer; come again in a moment";
+        return errors::reply(&Error::new(ErrorKind::Restarting, message), &caller);
     };
     // For eyes as much as for programs.
     match serde_json::to_string_pretty(&status) {
@@ -36,7 +36,7 @@ async fn status(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse
             .insert_header((header::CONTENT_TYPE, HeaderValue::from_static("application/json")))
             .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
             .body(text + "\n"),
-        Err(_) => errors::reply(&Error::new(ErrorKind::WorkerCrashed, "the status cannot be written")),
+        Err(_) => errors::reply(&Error::new(ErrorKind::WorkerCrashed, "the status cannot be written"), &caller),
     }
 }
 

@@ -12,8 +12,9 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
+use super::guard::Caller;
 use crate::clock::{self, Instant};
-use crate::messages::{AnswerBody, Error, ErrorKind, Outcome, StreamBody};
+use crate::messages::{AnswerBody, Envelope, Error, ErrorKind, Outcome, StreamBody};
 use crate::telemetry::access::AccessLine;
 
 /// The longest silence a caller sees: proxies and SDKs give up on longer ones.
@@ -43,19 +44,19 @@ where
 }
 
 /// The response of a call whose outcome is not there yet: head and first comment at once, the rest when it comes.
-pub(super) fn late<P>(pending: P, mut line: AccessLine) -> HttpResponse
+pub(super) fn late<P>(pending: P, caller: Caller, mut line: AccessLine) -> HttpResponse
 where
     P: Future<Output = Outcome> + Unpin + 'static,
 {
     line.set_status(200);
     let mut response = HttpResponse::new(StatusCode::OK);
     event_headers(response.headers_mut());
-    response.set_body(BoxBody::new(EventBody::new(Source::Pending(pending), line)))
+    response.set_body(BoxBody::new(EventBody::new(Source::Pending(pending), caller, line)))
 }
 
 /// A body of the events in `events`.
-pub(super) fn body(events: StreamBody, line: AccessLine) -> BoxBody {
-    BoxBody::new(EventBody::<std::future::Pending<Outcome>>::new(Source::Events(events), line))
+pub(super) fn body(events: StreamBody, caller: Caller, line: AccessLine) -> BoxBody {
+    BoxBody::new(EventBody::<std::future::Pending<Outcome>>::new(Source::Events(events), caller, line))
 }
 
 /// Marks a response as events that no proxy may hold back.
@@ -94,17 +95,20 @@ struct EventBody<P> {
     sent_at: Instant,
     /// Runs out when there may have been silence for long enough. Not set anew for every event: it looks at `sent_at`.
     silence: Timer,
+    /// Whom an error event is told.
+    caller: Caller,
     line: AccessLine,
 }
 
 impl<P> EventBody<P> {
-    fn new(source: Source<P>, line: AccessLine) -> Self {
+    fn new(source: Source<P>, caller: Caller, line: AccessLine) -> Self {
         let now = clock::now();
         Self {
             comment_due: matches!(source, Source::Pending(_)),
             source,
             sent_at: now,
             silence: Box::pin(clock::until(now + KEEP_ALIVE)),
+            caller,
             line,
         }
     }
@@ -133,7 +137,7 @@ impl<P> EventBody<P> {
     fn fail(&mut self, error: &Error) -> Bytes {
         self.line.fail(error);
         self.source = Source::Broken(Box::pin(clock::until(clock::now() + FLUSH)));
-        error_event(error)
+        error_event(error, &self.caller)
     }
 }
 
@@ -195,14 +199,18 @@ where
 
 /// `error` as an event: the body of its status form in `data:` lines. An upstream's body that is no JSON error, an HTML
 /// page say, is named instead of passed on: no client would take it for an error.
-fn error_event(error: &Error) -> Bytes {
+fn error_event(error: &Error, caller: &Caller) -> Bytes {
     let body = match error.answer() {
         Some((_, body)) if is_json_error(body) => body.clone(),
-        Some(_) => Error::new(error.kind(), error.message()).to_body(),
-        None => error.to_body(),
+        _ => caller.envelope.body(error, Some(caller.id)),
     };
-    let mut event = Vec::with_capacity(body.len() + 8);
-    event.extend_from_slice(b"data: ");
+    // In Anthropic's protocol an event is known by its name, in OpenAI's by having none.
+    let start: &[u8] = match caller.envelope {
+        Envelope::OpenAi => b"data: ",
+        Envelope::Anthropic => b"event: error\ndata: ",
+    };
+    let mut event = Vec::with_capacity(start.len() + body.len() + 2);
+    event.extend_from_slice(start);
     // In valid JSON a line break can only be white space; in an event it would begin another field.
     event.extend(body.trim_ascii().iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
     event.extend_from_slice(b"\n\n");
@@ -229,6 +237,7 @@ impl std::error::Error for Cut {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::testing::caller;
     use crate::messages::{self, Answer, CallId, Endpoint, Headers, Meta};
     use std::future::poll_fn;
     use tokio::sync::oneshot;
@@ -264,7 +273,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn events_pass_as_they_come_and_the_end_is_clean() {
         let (send, events) = messages::stream();
-        let mut body = body(events, line());
+        let mut body = body(events, caller(Envelope::OpenAi), line());
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.send(Bytes::new()).await.unwrap();
         send.send(Bytes::from_static(b"data: [DONE]\n\n")).await.unwrap();
@@ -277,7 +286,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn fifteen_seconds_of_silence_bring_a_comment_each() {
         let (send, events) = messages::stream();
-        let mut body = body(events, line());
+        let mut body = body(events, caller(Envelope::OpenAi), line());
         let start = clock::now();
         let seconds = || (clock::now() - start).as_secs();
         tokio::spawn(async move {
@@ -295,7 +304,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_breaks_ends_with_an_error_event_and_uncleanly() {
         let (send, events) = messages::stream();
-        let mut body = body(events, line());
+        let mut body = body(events, caller(Envelope::OpenAi), line());
         send.send(Bytes::from_static(b"data: 1\n\n")).await.unwrap();
         send.end(Err(broken()));
         assert_eq!(next(&mut body).await, text("data: 1\n\n"));
@@ -309,7 +318,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_error_event_can_leave_before_the_unclean_end() {
         let (send, events) = messages::stream();
-        let mut body = body(events, line());
+        let mut body = body(events, caller(Envelope::OpenAi), line());
         send.end(Err(broken()));
         next(&mut body).await.unwrap().unwrap();
         // actix writes what it has when the body has nothing more at the moment.
@@ -335,7 +344,7 @@ mod tests {
         let start = clock::now();
         let Err(told) = opening(told).await else { panic!("nothing has come") };
         assert_eq!((clock::now() - start).as_secs(), 15);
-        let response = late(told, line());
+        let response = late(told, caller(Envelope::OpenAi), line());
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers().get("content-type").unwrap(), "text/event-stream; charset=utf-8");
         assert_eq!(response.headers().get("cache-control").unwrap(), "no-cache");
@@ -358,7 +367,7 @@ mod tests {
         let whole = Ok(answer(AnswerBody::Whole(Bytes::from_static(b"{}"))));
         for outcome in [Err(broken()), whole] {
             let (tell, told) = pending();
-            let mut body = late(told, line()).into_body();
+            let mut body = late(told, caller(Envelope::OpenAi), line()).into_body();
             assert_eq!(next(&mut body).await, text(": keep-alive\n\n"));
             let _ = tell.send(outcome);
             let event = next(&mut body).await.unwrap().unwrap();
@@ -371,7 +380,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn dropping_a_late_body_drops_the_call() {
         let (tell, told) = pending();
-        drop(late(told, line()));
+        drop(late(told, caller(Envelope::OpenAi), line()));
         assert!(tell.is_closed());
     }
 
@@ -379,14 +388,31 @@ mod tests {
     fn an_upstreams_error_of_many_lines_is_one_event() {
         let error =
             Error::upstream(500, Headers::new(), Bytes::from_static(b"{\n  \"error\": {\r\n \"code\": null }\n}\n"));
-        let event = error_event(&error);
+        let event = error_event(&error, &caller(Envelope::OpenAi));
         assert_eq!(event, "data: {   \"error\": {   \"code\": null } }\n\n");
+    }
+
+    #[test]
+    fn an_error_event_of_anthropics_protocol_has_its_name_and_its_envelope() {
+        let to = caller(Envelope::Anthropic);
+        let data = |error: &Error| {
+            let event = String::from_utf8(error_event(error, &to).to_vec()).unwrap();
+            event.strip_prefix("event: error\ndata: ").and_then(|rest| rest.strip_suffix("\n\n")).unwrap().to_owned()
+        };
+        let theirs = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+        assert_eq!(data(&Error::upstream(529, Headers::new(), Bytes::from_static(theirs.as_bytes()))), theirs);
+        for ours in [broken(), Error::upstream(502, Headers::new(), Bytes::from_static(b"<html>"))] {
+            let body: serde_json::Value = serde_json::from_str(&data(&ours)).unwrap();
+            assert_eq!((&body["type"], &body["error"]["type"]), (&"error".into(), &"api_error".into()));
+            assert_eq!(body["request_id"], to.id.to_string());
+        }
     }
 
     #[test]
     fn an_upstreams_error_that_is_no_json_is_named_in_the_envelope() {
         for body in [&b"<html>\n\n</html>"[..], b"{\"detail\":\"no\"}", b""] {
-            let event = error_event(&Error::upstream(502, Headers::new(), Bytes::from_static(body)));
+            let error = Error::upstream(502, Headers::new(), Bytes::from_static(body));
+            let event = error_event(&error, &caller(Envelope::OpenAi));
             let event = String::from_utf8(event.to_vec()).unwrap();
             assert!(event.starts_with("data: {\"error\":{"), "{event}");
             assert!(event.contains("upstream_error"), "{event}");

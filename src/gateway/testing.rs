@@ -8,9 +8,10 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{Service, ServiceResponse};
 use actix_web::test::{self, TestRequest};
 
+use super::guard::Caller;
 use super::{Shared, app};
 use crate::config::{Config, Tenant};
-use crate::messages::Secret;
+use crate::messages::{CallId, Envelope, Secret};
 use crate::system::Forebay;
 
 /// A configuration with no tenant.
@@ -34,6 +35,11 @@ pub(super) fn system(more: &str) -> Config {
         "#
     );
     Config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Somebody who understands errors in this form.
+pub(super) fn caller(envelope: Envelope) -> Caller {
+    Caller { id: CallId::new(), tenant: None, envelope }
 }
 
 pub(super) fn tenant(key: &str) -> Tenant {

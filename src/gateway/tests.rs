@@ -2,6 +2,7 @@
 //! done: what a caller sees of what an upstream does.
 
 mod idempotency;
+mod messages;
 
 use std::cell::Cell;
 use std::future::poll_fn;

@@ -45,7 +45,7 @@ impl Body {
     /// # Errors
     /// `invalid_request`, naming the field and the cure, unless the bytes are a UTF-8 JSON object of depth at most 128
     /// with `model` a non-empty string (which [`Endpoint::model_is_optional`] allows to be absent), `messages` an array
-    /// on chats, `stream` a bool or null, and `model`, `stream` and each token limit at most once. No error repeats
+    /// on chats and Anthropic's messages, `stream` a bool or null, and `model`, `stream` and each token limit at most once. No error repeats
     /// any of the body.
     pub fn read(endpoint: Endpoint, bytes: Bytes) -> Result<Self, Error> {
         let text = utf8(&bytes)?;
@@ -66,7 +66,7 @@ impl Body {
             None if endpoint.model_is_optional() => None,
             None => return Err(invalid("`model` is missing: name the model to ask.").with_param("model")),
         };
-        if endpoint == Endpoint::ChatCompletions && !found.messages_are_an_array {
+        if matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages) && !found.messages_are_an_array {
             return Err(invalid("`messages` must be an array of messages.").with_param("messages"));
         }
         let stream = match found.stream.map(RawValue::get) {
@@ -193,7 +193,8 @@ impl<'a> Found<'a> {
 }
 
 fn can_stream(endpoint: Endpoint) -> bool {
-    matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses)
+    use Endpoint::*;
+    matches!(endpoint, ChatCompletions | Completions | Responses | Messages)
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, Error> {

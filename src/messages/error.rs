@@ -1,11 +1,12 @@
 //! The error a caller sees, a row of the contract's table each.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Headers, Meta};
+use super::{CallId, Envelope, Headers, Meta};
 
 /// The rows of the contract's error table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -108,7 +109,7 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     message: String,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     upstream: Option<(u16, Headers, Bytes)>,
     is_lasting: bool,
@@ -137,8 +138,8 @@ impl Error {
     }
 
     /// Names the field of the request at fault.
-    pub fn with_param(mut self, param: &'static str) -> Self {
-        self.0.param = Some(param);
+    pub fn with_param(mut self, param: impl Into<Cow<'static, str>>) -> Self {
+        self.0.param = Some(param.into());
         self
     }
 
@@ -181,8 +182,8 @@ impl Error {
     }
 
     /// The field of the request at fault.
-    pub fn param(&self) -> Option<&'static str> {
-        self.0.param
+    pub fn param(&self) -> Option<&str> {
+        self.0.param.as_deref()
     }
 
     /// When another try may succeed.
@@ -207,16 +208,15 @@ impl Error {
 
     /// The error in OpenAI's envelope; the upstream's body as it came where it has spoken last.
     pub fn to_body(&self) -> Bytes {
-        if let Some((_, body)) = self.answer() {
-            return body.clone();
+        self.to_body_in(Envelope::OpenAi, None)
+    }
+
+    /// The same in the form that the caller of `id` understands.
+    pub(crate) fn to_body_in(&self, envelope: Envelope, id: Option<CallId>) -> Bytes {
+        match self.answer() {
+            Some((_, body)) => body.clone(),
+            None => envelope.body(self, id),
         }
-        let envelope = serde_json::json!({"error": {
-            "message": self.message(),
-            "type": self.0.kind.error_type(),
-            "param": self.param(),
-            "code": self.code(),
-        }});
-        Bytes::from(envelope.to_string())
     }
 }
 

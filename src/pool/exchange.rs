@@ -16,7 +16,7 @@ use super::request_actor::Lines;
 use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
 use crate::messages::{
-    AttemptEnd, Error, ErrorKind, Failure, FailureKind, Headers, LimitReport, Phase, RunAttempt, Sent,
+    AttemptEnd, Envelope, Error, ErrorKind, Failure, FailureKind, Headers, LimitReport, Phase, RunAttempt, Sent,
 };
 use crate::providers::dialect::{self, Answers, Encoded, Untranslatable};
 use crate::providers::{classify, headers, limits};
@@ -34,7 +34,7 @@ pub(super) async fn run(
     let timeouts = attempt.account.upstream.timeouts;
     let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref()) {
         Ok(encoded) => encoded,
-        Err(untranslatable) => return AttemptEnd::Failed(unsaid(untranslatable)),
+        Err(untranslatable) => return AttemptEnd::Failed(unsaid(&attempt, untranslatable)),
     };
     let Encoded { url, headers, body, answers } = encoded;
     let patience = if attempt.request.is_stream() { timeouts.first_byte } else { timeouts.answer };
@@ -259,7 +259,7 @@ fn error_answer(
     if is_lost {
         // An empty body would look as if nothing had been said.
         let message = format!("the upstream answered {status}, and what it said about it was lost on the way");
-        body = Error::new(ErrorKind::Upstream, message).to_body();
+        body = in_callers_form(attempt, &Error::new(ErrorKind::Upstream, message));
         shown.retain(|name| *name != CONTENT_TYPE && *name != CONTENT_ENCODING);
         shown.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
@@ -268,17 +268,19 @@ fn error_answer(
 }
 
 /// The failure of a request that the upstream's protocol has no words for: 400, and nothing was sent.
-fn unsaid(Untranslatable { field, message }: Untranslatable) -> Failure {
-    let kind = ErrorKind::InvalidRequest;
-    let envelope = serde_json::json!({"error": {
-        "message": &message, "type": kind.error_type(), "param": &field, "code": kind.code(),
-    }});
+fn unsaid(attempt: &RunAttempt, Untranslatable { field, message }: Untranslatable) -> Failure {
+    let detail = format!("{field} cannot be said to this upstream");
+    let error = Error::new(ErrorKind::InvalidRequest, &*message).with_param(field);
     let mut json = Headers::new();
     json.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let detail = format!("{field} cannot be said to this upstream");
     let mut failure = Failure::new(FailureKind::Untranslatable, Sent::No, message, detail);
-    failure.answer = Some((kind.status(), json, Bytes::from(envelope.to_string())));
+    failure.answer = Some((error.status(), json, in_callers_form(attempt, &error)));
     failure
+}
+
+/// The body of an error of our own that ends this attempt.
+fn in_callers_form(attempt: &RunAttempt, error: &Error) -> Bytes {
+    Envelope::of(attempt.request.endpoint()).body(error, Some(attempt.id.call))
 }
 
 /// Whether a body is compressed, which nobody here unpacks: it was asked for as it is.

@@ -5,15 +5,16 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::openai;
 use super::sse::Event;
+use super::{messages, openai};
 use crate::messages::{Account, Endpoint, Headers, Request, UpstreamKind, Usage};
 
 /// Whether calls to `endpoint` can be sent to upstreams of this kind.
 pub(crate) fn speaks(kind: UpstreamKind, endpoint: Endpoint) -> bool {
     match kind {
         UpstreamKind::OpenAi => !endpoint.is_anthropics_own(),
-        UpstreamKind::Anthropic | UpstreamKind::Gemini => false,
+        UpstreamKind::Anthropic => endpoint.is_anthropics_own(),
+        UpstreamKind::Gemini => false,
     }
 }
 
@@ -42,6 +43,9 @@ pub(crate) struct Untranslatable {
 pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) -> Result<Encoded, Untranslatable> {
     match account.upstream.kind {
         UpstreamKind::OpenAi => Ok(openai::encode(request, account, model)),
+        UpstreamKind::Anthropic if request.endpoint().is_anthropics_own() => {
+            Ok(messages::encode(request, account, model))
+        }
         UpstreamKind::Anthropic | UpstreamKind::Gemini => Err(Untranslatable {
             field: "model".to_owned(),
             message: "nothing is sent to upstreams of this kind yet".to_owned(),

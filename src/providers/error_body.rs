@@ -110,6 +110,11 @@ impl ErrorBody {
         self.words.iter().find(is_word).map(String::as_str)
     }
 
+    /// The text for people; empty where there is none.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// The error in OpenAI's envelope, for one that came without.
     pub(crate) fn to_envelope(&self) -> Bytes {
         let message = match &*self.message {

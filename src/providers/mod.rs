@@ -7,10 +7,13 @@
 
 pub(crate) mod classify;
 pub(crate) mod dialect;
+mod edits;
 pub(crate) mod error_body;
 pub(crate) mod headers;
 pub(crate) mod limits;
+mod messages;
 mod moments;
+mod object;
 mod openai;
 mod outgoing;
 mod pacific;

@@ -11,6 +11,7 @@ pub(crate) use encode::encode;
 use stream::StreamReader;
 
 use super::dialect::{Answers, Events};
+use super::object;
 use crate::messages::{Endpoint, Usage, json};
 
 /// Answers that go to their callers as they came.
@@ -39,20 +40,13 @@ impl Answers for Unchanged {
 
 /// What a whole answer says about usage, once it is known to be one JSON object.
 fn usage_of(body: &Bytes) -> Result<Option<Usage>, String> {
-    let text = std::str::from_utf8(body).map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
     let mut usage = None;
-    json::each_field(text, |key, value| {
+    object::walk(body, |key, value| {
         if key == "usage" {
             usage = read_usage(value);
         }
-    })
-    .map_err(|error| json_fault(&error))?;
+    })?;
     Ok(usage)
-}
-
-/// Says where JSON is broken. serde_json's own words repeat a value of the wrong type, so those are not used.
-fn json_fault(error: &serde_json::Error) -> String {
-    if error.is_data() { "not a JSON object".to_owned() } else { format!("not JSON: {error}") }
 }
 
 /// Reads a `usage` object in either of its forms; `None` unless it counts something.

@@ -44,3 +44,8 @@ pub(super) fn headers(request: &Request, account: &Account, authorise: fn(&str) 
 pub(super) fn bearer(key: &str) -> (HeaderName, String) {
     (AUTHORIZATION, format!("Bearer {key}"))
 }
+
+/// `x-api-key`.
+pub(super) fn x_api_key(key: &str) -> (HeaderName, String) {
+    (HeaderName::from_static("x-api-key"), key.to_owned())
+}

@@ -24,7 +24,9 @@ const DEFAULT_ANSWER_TOKENS: u64 = 1_024;
 pub(crate) fn estimate(request: &Request) -> Tokens {
     let body = request.body();
     let answer = match request.endpoint() {
-        Endpoint::Embeddings | Endpoint::Moderations | Endpoint::CountTokens => 0,
+        // Tokens are counted for nothing: only its number of requests is limited.
+        Endpoint::CountTokens => return Tokens::default(),
+        Endpoint::Embeddings | Endpoint::Moderations => 0,
         Endpoint::ChatCompletions | Endpoint::Completions | Endpoint::Responses | Endpoint::Messages => {
             body.token_limit().unwrap_or(DEFAULT_ANSWER_TOKENS)
         }
@@ -129,6 +131,13 @@ mod tests {
         for endpoint in [Endpoint::Embeddings, Endpoint::Moderations] {
             assert_eq!(of(endpoint, r#"{"model":"m","input":"abcdef","max_tokens":9000}"#.to_owned()), 16);
         }
+    }
+
+    #[test]
+    fn anthropics_messages_count_by_their_limit_and_counting_their_tokens_is_free() {
+        let text = || r#"{"model":"m","messages":[],"max_tokens":9000}"#.to_owned();
+        assert_eq!(of(Endpoint::Messages, text()), 9_015);
+        assert_eq!(of(Endpoint::CountTokens, text()), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::limits::{Headers, Limits, Meter, Refusal, Workers};
+use super::limits::{Limits, Meter, Reading, Refusal, Workers};
 use super::settings::{Change, Settings};
 use super::snapshot::{KeyStanding, Slots};
 use crate::clock::{self, Instant};
@@ -118,12 +118,12 @@ pub(super) struct Ticket {
     pub(super) turn: Option<oneshot::Receiver<()>>,
 }
 
-/// What became of a call at the limits, and what headers said of them at that moment.
+/// What became of a call at the limits, and where they stood at that moment, as headers tell it.
 #[derive(Debug)]
 pub(super) struct Entry {
     /// The limits that were in force.
     pub(super) limits: Limits,
-    pub(super) headers: Headers,
+    pub(super) readings: Vec<Reading>,
     pub(super) result: Result<Ticket, Refusal>,
 }
 
@@ -160,7 +160,7 @@ impl Account {
             self.occupancy.note(&self.workers);
             Ticket { number: ticket, turn: (!has_begun).then_some(called) }
         });
-        Entry { limits: *self.meter.limits(), headers: self.meter.headers(now), result }
+        Entry { limits: *self.meter.limits(), readings: self.meter.readings(now), result }
     }
 
     /// A call that was let in is over, or gave up in line.
@@ -184,9 +184,9 @@ impl Account {
         self.hold.is_some_and(|until| now < until)
     }
 
-    /// The rate-limit headers now.
-    pub(super) fn headers(&self, now: Instant) -> Headers {
-        self.meter.headers(now)
+    /// The limits in force, and where those stand now that headers tell of.
+    pub(super) fn told(&self, now: Instant) -> (Limits, Vec<Reading>) {
+        (*self.meter.limits(), self.meter.readings(now))
     }
 
     fn standing(&mut self, now: Instant) -> KeyStanding {
@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(limit(&mut accounts, 59), Some(60));
         assert_eq!(limit(&mut accounts, 60), Some(30));
         let entry = accounts.of(2, start + seconds(60)).enter(0, start + seconds(60));
-        assert_eq!(entry.headers[0].1, "30", "a new key meets the limit of the day");
+        assert_eq!(entry.readings[0].limit, 30, "a new key meets the limit of the day");
         let (limits, standings) = accounts.standings(start + seconds(180));
         assert_eq!(limits.requests_per_minute, Some(Rate::per_minute(60)));
         assert_eq!(standings[0].limits[0].offered, 60.0 + 30.0 + 60.0);

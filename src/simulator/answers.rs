@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::ask::{Ask, Kind, fnv, tokens};
-use super::events;
+use super::{anthropic, events};
 
 /// As much of a prompt as its echo repeats, in characters.
 const ECHOED: usize = 200;
@@ -77,6 +77,7 @@ impl Spent {
 /// Known before the answer is made: a provider's limit is charged when a call comes in.
 pub(super) fn spent(ask: &Ask) -> Spent {
     let completion = match ask.kind {
+        Kind::CountTokens => return Spent { prompt: 0, completion: 0 },
         Kind::Embedding | Kind::Moderation => 0,
         _ => ask.prompts.iter().map(|prompt| tokens(expected_echo(prompt).len())).sum::<u64>() * ask.copies as u64,
     };
@@ -86,12 +87,14 @@ pub(super) fn spent(ask: &Ask) -> Spent {
 /// The good answer to `ask`.
 pub(super) fn good(ask: &Ask, stamp: Stamp) -> Good {
     match ask.kind {
-        Kind::Chat | Kind::Completion | Kind::Response if ask.stream => Good::Stream(events::stream(ask, stamp)),
+        _ if ask.stream => Good::Stream(events::stream(ask, stamp)),
         Kind::Chat => whole(chat(ask, stamp)),
         Kind::Completion => whole(completion(ask, stamp)),
         Kind::Response => whole(response(ask, stamp, "completed")),
         Kind::Embedding => whole(embeddings(ask)),
         Kind::Moderation => whole(moderations(ask)),
+        Kind::Message => whole(anthropic::message(ask, stamp)),
+        Kind::CountTokens => whole(anthropic::count(ask)),
     }
 }
 

@@ -10,6 +10,10 @@ pub(super) enum Kind {
     Embedding,
     Response,
     Moderation,
+    /// Anthropic's.
+    Message,
+    /// Anthropic's count of a message's tokens.
+    CountTokens,
 }
 
 impl Kind {
@@ -21,6 +25,8 @@ impl Kind {
             "/embeddings" => Some(Kind::Embedding),
             "/responses" => Some(Kind::Response),
             "/moderations" => Some(Kind::Moderation),
+            "/messages" => Some(Kind::Message),
+            "/messages/count_tokens" => Some(Kind::CountTokens),
             _ => None,
         }
     }
@@ -33,7 +39,14 @@ impl Kind {
             Kind::Embedding => "embeddings",
             Kind::Response => "responses",
             Kind::Moderation => "moderations",
+            Kind::Message => "messages",
+            Kind::CountTokens => "messages/count_tokens",
         }
+    }
+
+    /// Whether it is of Anthropic's protocol.
+    pub(super) fn is_anthropics(self) -> bool {
+        matches!(self, Kind::Message | Kind::CountTokens)
     }
 }
 
@@ -79,10 +92,17 @@ impl Ask {
         };
         let (prompts, text_bytes) = match kind {
             Kind::Chat => chat(&body["messages"])?,
+            Kind::Message | Kind::CountTokens => {
+                let (prompts, bytes) = chat(&body["messages"])?;
+                (prompts, bytes + text(&body["system"]).len())
+            }
             Kind::Response => response(&body["input"])?,
             Kind::Completion => inputs(&body["prompt"], "prompt")?,
             Kind::Embedding | Kind::Moderation => inputs(&body["input"], "input")?,
         };
+        if kind == Kind::Message && body["max_tokens"].as_u64().is_none_or(|most| most == 0) {
+            return Err("max_tokens: Field required".to_owned());
+        }
         let copies = body["n"].as_u64().unwrap_or(1).max(1);
         let copies = usize::try_from(copies).unwrap_or(usize::MAX);
         if copies.saturating_mul(prompts.len()) > MAX_ANSWERS {
@@ -100,7 +120,7 @@ impl Ask {
             text_bytes,
             copies,
             most_tokens: most.map(|most| most.saturating_mul(answers)),
-            stream: matches!(kind, Kind::Chat | Kind::Completion | Kind::Response)
+            stream: matches!(kind, Kind::Chat | Kind::Completion | Kind::Response | Kind::Message)
                 && body["stream"] == Value::Bool(true),
             include_usage: body["stream_options"]["include_usage"] == Value::Bool(true),
             base64: body["encoding_format"] == "base64",

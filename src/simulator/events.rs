@@ -1,17 +1,25 @@
-//! A good answer as a stream of server-sent events: chat, completions and responses. Pure.
+//! A good answer as a stream of server-sent events: chat, completions, responses and Anthropic's messages. Pure.
 
 use serde_json::{Value, json};
 
 use super::answers::{Events, Stamp, echoes, item_id, message_item, response, text_part, usage};
+use super::anthropic;
 use super::ask::{Ask, Kind};
 
 /// The events of the answer to `ask`.
 pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
-    if ask.kind == Kind::Response { typed(ask, stamp) } else { chunked(ask, stamp) }
+    match ask.kind {
+        Kind::Response => typed(ask, stamp),
+        Kind::Message => anthropic::stream(ask, stamp),
+        _ => chunked(ask, stamp),
+    }
 }
 
-/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses.
+/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses; or as Anthropic does.
 pub(super) fn error(kind: Kind, message: &str) -> String {
+    if kind == Kind::Message {
+        return anthropic::error_event(message);
+    }
     if kind == Kind::Response {
         let event =
             json!({"type": "error", "code": "server_error", "message": message, "param": null, "sequence_number": 0});
@@ -33,12 +41,12 @@ fn data(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 
-fn named(name: &str, value: &Value) -> String {
+pub(super) fn named(name: &str, value: &Value) -> String {
     format!("event: {name}\ndata: {value}\n\n")
 }
 
 /// `text` in at most `count` pieces of about the same length; never none.
-fn pieces(text: &str, count: usize) -> Vec<String> {
+pub(super) fn pieces(text: &str, count: usize) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     let length = characters.len().div_ceil(count.max(1)).max(1);
     characters.chunks(length).map(|piece| piece.iter().collect()).collect()

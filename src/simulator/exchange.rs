@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::answers::{self, Good};
+use super::anthropic;
 use super::ask::{Ask, Kind, fnv};
 use super::faults::{self, Fault, Step};
 use super::http::{self, Body, Broken, Head, Wire};
 use super::ledger::{End, Visit};
 use super::limits::{Headers, Scarce};
-use super::provider::{Place, Provider, Turned};
+use super::provider::{Place, Provider, Told, Turned};
 use super::settings::Beyond;
 use super::spoil::{self, Show, Then};
 use crate::clock;
@@ -49,13 +50,14 @@ pub(super) async fn converse(stream: TcpStream, provider: Arc<Provider>) {
 async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After> {
     let head = match wire.head().await {
         Ok(head) => head,
-        Err(broken) => return unreadable(wire, broken).await,
+        Err(broken) => return unreadable(wire, broken, None).await,
     };
     let kind = if head.method == "POST" { Kind::at(&head.path) } else { None };
     let Some(kind) = kind else { return lookup(wire, provider, &head).await };
     let key = fnv(&head.key);
     let (number, visit, draw) = provider.arrived(kind, key);
     let mut call = Call { wire, provider, visit, kind, key, number, keep_alive: head.keep_alive, told: None };
+    let lacks_version = kind.is_anthropics() && !head.has_version;
     // Before the body is read, and so before the text could order anything else.
     if draw.fault == Some(Fault::ResetUnread) {
         call.visit.end(End::Faulted(Fault::ResetUnread));
@@ -67,26 +69,30 @@ async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After
             if !matches!(broken, Broken::Gone) {
                 call.visit.end(End::Refused);
             }
-            return unreadable(call.wire, broken).await;
+            return unreadable(call.wire, broken, Some(kind)).await;
         }
     };
+    if lacks_version {
+        return call.refuse_as_invalid("anthropic-version: header is required").await;
+    }
     call.answer(&body, draw).await
 }
 
 /// Says what was wrong with a request that could not be read, and ends the connection.
-async fn unreadable(wire: &mut Wire, broken: Broken) -> io::Result<After> {
+async fn unreadable(wire: &mut Wire, broken: Broken, kind: Option<Kind>) -> io::Result<After> {
     let (status, message) = match broken {
         Broken::Gone => return Err(io::ErrorKind::ConnectionAborted.into()),
         Broken::Malformed(message) => (400, message),
         Broken::TooLarge => (413, "the request is too large"),
     };
-    send_json(wire, status, Vec::new(), &answers::error(message, "invalid_request_error", None), false).await
+    let error = in_words_of(kind, status, &answers::error(message, "invalid_request_error", None));
+    send_json(wire, status, Vec::new(), &error, false).await
 }
 
 /// Everything that is not a call.
 async fn lookup(wire: &mut Wire, provider: &Provider, head: &Head) -> io::Result<After> {
     if let Err(broken) = wire.body(head).await {
-        return unreadable(wire, broken).await;
+        return unreadable(wire, broken, Kind::at(&head.path)).await;
     }
     let path = head.path.strip_prefix("/v1").unwrap_or(&head.path);
     let created = provider.unix_seconds();
@@ -111,8 +117,14 @@ async fn lookup(wire: &mut Wire, provider: &Provider, head: &Head) -> io::Result
         }
         (method, path) => unknown(&format!("Unknown request URL: {method} {path}"), "unknown_url"),
     };
+    let body = in_words_of(Kind::at(path), status, &body);
     // The body of an answer to HEAD would be taken for the next answer: after it, none comes.
     send_json(wire, status, Vec::new(), &body, head.keep_alive && head.method != "HEAD").await
+}
+
+/// The body of an error in the words of the protocol that a call of this kind belongs to.
+fn in_words_of(kind: Option<Kind>, status: u16, body: &Value) -> Value {
+    if kind.is_some_and(Kind::is_anthropics) { anthropic::translated(status, body) } else { body.clone() }
 }
 
 async fn send_json(
@@ -140,7 +152,7 @@ struct Call<'a> {
     number: u64,
     keep_alive: bool,
     /// What headers say of the limits: as it was when the call met them, however late the answer.
-    told: Option<Headers>,
+    told: Option<Told>,
 }
 
 impl Call<'_> {
@@ -151,8 +163,7 @@ impl Call<'_> {
         let (steps, ask) = match read {
             Ok(read) => read,
             Err(message) => {
-                self.visit.end(End::Refused);
-                return self.json(400, Vec::new(), &answers::error(&message, "invalid_request_error", None)).await;
+                return self.refuse_as_invalid(&message).await;
             }
         };
         let spent = answers::spent(&ask);
@@ -192,6 +203,11 @@ impl Call<'_> {
                 self.strike(&step, &good).await
             }
         }
+    }
+
+    async fn refuse_as_invalid(&mut self, message: &str) -> io::Result<After> {
+        self.visit.end(End::Refused);
+        self.json(400, Vec::new(), &answers::error(message, "invalid_request_error", None)).await
     }
 
     /// Waits for a worker, unless the peer leaves.
@@ -316,10 +332,14 @@ impl Call<'_> {
         if reset {
             return Ok(After::Reset);
         }
-        if let Some(told) = refusal.told(limits) {
+        let (limits, body) = match self.kind.is_anthropics() {
+            true => (anthropic::told(limits), anthropic::refusal(refusal)),
+            false => (*limits, refusal.body(limits, &ask.model)),
+        };
+        if let Some(told) = refusal.told(&limits) {
             self.provider.hold(self.key, told);
         }
-        self.json(429, refusal.headers(limits), &refusal.body(limits, &ask.model)).await
+        self.json(429, refusal.headers(&limits), &body).await
     }
 
     /// Sends a 200 with this body; `prompt` is entered as answered just before the last byte leaves, so that nobody holds
@@ -367,14 +387,19 @@ impl Call<'_> {
 
     async fn json(&mut self, status: u16, headers: Headers, body: &Value) -> io::Result<After> {
         let headers = self.headers(headers);
-        send_json(self.wire, status, headers, body, self.keep_alive).await
+        let body = in_words_of(Some(self.kind), status, body);
+        send_json(self.wire, status, headers, &body, self.keep_alive).await
     }
 
     /// `more`, and those that every answer to a call has.
     fn headers(&self, more: Headers) -> Headers {
-        let mut headers =
-            vec![("x-request-id", format!("req_{:08x}", self.number)), ("openai-processing-ms", "1".to_owned())];
-        headers.extend(self.told.clone().unwrap_or_else(|| self.provider.headers(self.key)));
+        let id = format!("req_{:08x}", self.number);
+        let mut headers = match self.kind.is_anthropics() {
+            true => vec![("request-id", id), ("anthropic-organization-id", "simulator".to_owned())],
+            false => vec![("x-request-id", id), ("openai-processing-ms", "1".to_owned())],
+        };
+        let told = self.told.clone().unwrap_or_else(|| self.provider.told(self.key));
+        headers.extend(told.lines(self.kind));
         headers.extend(more);
         headers
     }

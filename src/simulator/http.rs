@@ -51,6 +51,8 @@ pub(super) struct Head {
     pub(super) path: String,
     /// What the caller sent as its key; empty when there is none.
     pub(super) key: Vec<u8>,
+    /// Whether it has `anthropic-version`.
+    pub(super) has_version: bool,
     pub(super) keep_alive: bool,
     framing: Framing,
     expects_continue: bool,
@@ -211,6 +213,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
         method: request.method.unwrap_or_default().to_owned(),
         path: target.split(['?', '#']).next().unwrap_or_default().to_owned(),
         key: Vec::new(),
+        has_version: false,
         keep_alive: request.version == Some(1),
         framing: Framing::Length(0),
         expects_continue: false,
@@ -235,6 +238,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
             "connection" if has(b"close") => head.keep_alive = false,
             "connection" if has(b"keep-alive") => head.keep_alive = true,
             "expect" => head.expects_continue = has(b"100-continue"),
+            "anthropic-version" => head.has_version = !value.is_empty(),
             "authorization" | "x-api-key" | "api-key" => head.key = value.to_vec(),
             _ => {}
         }

@@ -1,4 +1,5 @@
-//! A fault-injecting OpenAI-compatible provider: behind `forebay simulate` and `forebay demo`, and for tests.
+//! A fault-injecting provider that speaks OpenAI's protocol and, at `/v1/messages`, Anthropic's: behind `forebay simulate`
+//! and `forebay demo`, and for tests.
 //!
 //! It speaks HTTP/1.1 on bare sockets, since what it is for (resets, cut bodies, stalls, garbage) is below what an HTTP
 //! server lets one do. Its tasks are `Send` and need nothing but a tokio runtime, an actix System's included.
@@ -21,6 +22,7 @@
 
 mod accounts;
 mod answers;
+mod anthropic;
 mod ask;
 mod events;
 mod exchange;
@@ -163,7 +165,8 @@ impl Running {
         self.provider.address
     }
 
-    /// What to give a client as its base URL: `http://127.0.0.1:PORT/v1`.
+    /// What to give a client of OpenAI's protocol as its base URL: `http://127.0.0.1:PORT/v1`. One of Anthropic's takes it
+    /// without the `/v1`.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.provider.address)
     }

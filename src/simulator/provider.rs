@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
 use super::accounts::{Account, Accounts, Ticket};
 use super::answers::Stamp;
+use super::anthropic;
 use super::ask::Kind;
 use super::faults::{self, Draw};
 use super::ledger::{Ledger, Visit};
-use super::limits::{Headers, Limits, Refusal};
+use super::limits::{HeaderStyle, Headers, Limits, Reading, Refusal};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use crate::clock::{self, Instant, WallClock};
@@ -55,12 +56,13 @@ impl Provider {
         (number, visit, faults::draw(settings.seed, number, &settings.odds, settings.latency))
     }
 
-    /// Lets a call charged with `tokens` pass the limits, or says why not, and what headers say of them at that moment.
-    pub(super) fn admit(self: &Arc<Self>, key: u64, tokens: u64) -> (Headers, Result<Place, Turned>) {
+    /// Lets a call charged with `tokens` pass the limits, or says why not, and what headers tell of them at that moment.
+    pub(super) fn admit(self: &Arc<Self>, key: u64, tokens: u64) -> (Told, Result<Place, Turned>) {
         let (entry, at) = self.account(key, |account, now| (account.enter(tokens, now), now));
         let place = |ticket| Place { provider: self.clone(), key, at, ticket };
         let turned = |refusal| Turned { refusal, limits: entry.limits };
-        (entry.headers, entry.result.map(place).map_err(turned))
+        let told = Told { style: entry.limits.headers, readings: entry.readings, at: self.wall.at(at) };
+        (told, entry.result.map(place).map_err(turned))
     }
 
     /// `key` is told to wait for `wait`.
@@ -68,9 +70,10 @@ impl Provider {
         self.account(key, |account, now| account.hold(wait, now));
     }
 
-    /// The rate-limit headers of `key` now.
-    pub(super) fn headers(&self, key: u64) -> Headers {
-        self.account(key, |account, now| account.headers(now))
+    /// What headers tell of the limits of `key` now.
+    pub(super) fn told(&self, key: u64) -> Told {
+        let ((limits, readings), at) = self.account(key, |account, now| (account.told(now), now));
+        Told { style: limits.headers, readings, at: self.wall.at(at) }
     }
 
     /// Other limits for all keys from now on.
@@ -90,6 +93,25 @@ impl Provider {
 
     pub(super) fn unix_seconds(&self) -> u64 {
         self.wall.at(clock::now()).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+/// Where limits stood at a moment, to be told in headers.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    style: HeaderStyle,
+    readings: Vec<Reading>,
+    at: SystemTime,
+}
+
+impl Told {
+    /// The header lines on an answer to a call of this kind.
+    pub(super) fn lines(&self, kind: Kind) -> Headers {
+        match self.style {
+            HeaderStyle::None => Headers::new(),
+            _ if kind.is_anthropics() => anthropic::headers(&self.readings, self.at),
+            style => style.lines(&self.readings),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The simulator over real sockets, asked in raw HTTP: every fault as it is on the wire, the limits, and the ledger.
 #![cfg(feature = "gateway")]
 
+mod anthropic;
 #[path = "../support/chunk.rs"]
 mod chunk;
 mod client;

@@ -25,6 +25,8 @@ pub struct Asked {
     pub connection: usize,
     /// The `authorization` header.
     pub key: String,
+    /// All headers, names in lower case.
+    pub headers: Vec<(String, String)>,
     pub body: String,
     to: TcpStream,
 }
@@ -81,7 +83,7 @@ fn requests(connection: usize, stream: TcpStream, answer: &(dyn Fn(Asked) + Send
     stream.set_nodelay(true).unwrap();
     let mut from = BufReader::new(stream.try_clone().unwrap());
     loop {
-        let (mut key, mut length) = (String::new(), 0);
+        let (mut key, mut length, mut headers) = (String::new(), 0, Vec::new());
         loop {
             let mut line = String::new();
             let Ok(1..) = from.read_line(&mut line) else { return };
@@ -91,6 +93,7 @@ fn requests(connection: usize, stream: TcpStream, answer: &(dyn Fn(Asked) + Send
                 }
                 continue;
             };
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
             match name.to_ascii_lowercase().as_str() {
                 "authorization" => key = value.trim().to_owned(),
                 "content-length" => length = value.trim().parse().unwrap(),
@@ -101,7 +104,8 @@ fn requests(connection: usize, stream: TcpStream, answer: &(dyn Fn(Asked) + Send
         if from.read_exact(&mut body).is_err() {
             return;
         }
-        answer(Asked { connection, key, body: String::from_utf8(body).unwrap(), to: stream.try_clone().unwrap() });
+        let body = String::from_utf8(body).unwrap();
+        answer(Asked { connection, key, headers, body, to: stream.try_clone().unwrap() });
     }
 }
 
@@ -110,6 +114,11 @@ impl Asked {
     pub fn said(&self) -> String {
         let body: serde_json::Value = serde_json::from_str(&self.body).unwrap();
         body["messages"][0]["content"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The values of a header, in order.
+    pub fn header(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(have, _)| have == name).map(|(_, value)| value.as_str()).collect()
     }
 
     /// Answers with a chat completion that says `text`.
@@ -126,12 +135,17 @@ impl Asked {
     }
 
     /// Begins a stream whose first words are `text`.
-    pub fn streams(mut self, text: &str) -> Stream {
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-        let _ = self.to.write_all(head.as_bytes());
-        let mut stream = Stream(self);
+    pub fn streams(self, text: &str) -> Stream {
+        let mut stream = self.stream();
         stream.word(text);
         stream
+    }
+
+    /// Begins a stream, with no event in it yet.
+    pub fn stream(mut self) -> Stream {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let _ = self.to.write_all(head.as_bytes());
+        Stream(self)
     }
 }
 
@@ -168,7 +182,8 @@ impl Stream {
         let _ = self.0.to.shutdown(Shutdown::Both);
     }
 
-    fn chunk(&mut self, text: &str) -> bool {
+    /// Sends events as they are.
+    pub fn chunk(&mut self, text: &str) -> bool {
         self.0.to.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes()).is_ok()
     }
 }

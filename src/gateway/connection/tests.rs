@@ -4,9 +4,9 @@ use super::*;
 use crate::clock::in_virtual_time;
 use crate::gateway::guard::guard;
 use crate::gateway::protocol::{Application, protocol};
-use crate::gateway::testing::{config, shared};
+use crate::gateway::testing::{caller, config, shared};
 use crate::gateway::{app, stream};
-use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamSender};
+use crate::messages::{self, CallId, Endpoint, Envelope, Error, ErrorKind, StreamSender};
 use crate::telemetry::access::AccessLine;
 use actix_service::{IntoServiceFactory, Service, ServiceFactory};
 use actix_web::body::BoxBody;
@@ -280,7 +280,7 @@ async fn streaming() -> (StreamSender, Caller) {
     let route = web::get().to(move || {
         let events = events.borrow_mut().take().unwrap();
         let line = AccessLine::new(CallId::new(), Endpoint::ChatCompletions, None);
-        async move { HttpResponse::Ok().body(stream::body(events, line)) }
+        async move { HttpResponse::Ok().body(stream::body(events, caller(Envelope::OpenAi), line)) }
     });
     (send, call(guarded(route).await).await)
 }

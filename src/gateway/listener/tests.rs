@@ -3,8 +3,8 @@
 use super::*;
 use crate::gateway::guard::guard;
 use crate::gateway::stream;
-use crate::gateway::testing::{config, shared};
-use crate::messages::{self, CallId, Endpoint, Error, ErrorKind, StreamBody};
+use crate::gateway::testing::{caller, config, shared};
+use crate::messages::{self, CallId, Endpoint, Envelope, Error, ErrorKind, StreamBody};
 use crate::telemetry::access::AccessLine;
 use actix_web::{App, HttpResponse, middleware, web};
 use bytes::Bytes;
@@ -103,7 +103,7 @@ async fn streaming(events: StreamBody) -> GatewayHandle {
     let handler = move || {
         let events = events.borrow_mut().take().unwrap();
         let line = AccessLine::new(CallId::new(), Endpoint::ChatCompletions, None);
-        async move { HttpResponse::Ok().body(stream::body(events, line)) }
+        async move { HttpResponse::Ok().body(stream::body(events, caller(Envelope::OpenAi), line)) }
     };
     let shared = web::Data::new(shared(config()).await);
     let app = App::new().app_data(shared).route("/", web::get().to(handler));

@@ -83,7 +83,7 @@ fn token_limits_and_choices_of_strange_kinds_are_the_upstreams_to_judge() {
 #[test]
 fn only_endpoints_that_have_streams_are_streamed() {
     let text = r#"{"model":"m","messages":[],"stream":true}"#;
-    for (endpoint, streams) in Endpoint::ALL.into_iter().zip([true, true, false, true, false]) {
+    for (endpoint, streams) in Endpoint::ALL.into_iter().zip([true, true, false, true, false, true, false]) {
         assert_eq!(read(endpoint, text).unwrap().is_stream(), streams, "{endpoint:?}");
     }
 }
@@ -97,9 +97,10 @@ fn responses_and_moderations_may_come_without_a_model() {
 }
 
 #[test]
-fn messages_are_asked_of_chats_only() {
+fn messages_are_asked_of_chats_and_of_anthropics_messages_only() {
     for endpoint in Endpoint::ALL {
-        assert_eq!(read(endpoint, r#"{"model":"m"}"#).is_ok(), endpoint != Endpoint::ChatCompletions);
+        let is_asked = matches!(endpoint, Endpoint::ChatCompletions | Endpoint::Messages);
+        assert_eq!(read(endpoint, r#"{"model":"m"}"#).is_ok(), !is_asked, "{endpoint:?}");
     }
 }
 

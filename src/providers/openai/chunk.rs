@@ -1,17 +1,10 @@
 //! One chunk of a streamed chat or completion, read in place.
 
-use std::borrow::Cow;
-
 use serde_json::value::RawValue;
 
-use super::{json_fault, read_usage};
+use super::read_usage;
 use crate::messages::{Usage, json};
-
-/// Walks over the object that `data` must be. The error says where it is broken and repeats none of it.
-pub(crate) fn walk<'a>(data: &'a [u8], seen: impl FnMut(&str, &'a RawValue)) -> Result<(), String> {
-    let text = std::str::from_utf8(data).map_err(|error| format!("not UTF-8 from byte {} on", error.valid_up_to()))?;
-    json::each_field(text, seen).map_err(|error| json_fault(&error))
-}
+use crate::providers::object::{is_blank, walk};
 
 /// The fields of a chunk that matter.
 #[derive(Default)]
@@ -100,13 +93,5 @@ impl<'a> Choice<'a> {
             let _ = json::each_field(delta.get(), |key, value| has_content |= key != "role" && !is_blank(value));
         }
         has_content
-    }
-}
-
-/// Whether a value tells nothing: null, or an empty string, array or object.
-fn is_blank(value: &RawValue) -> bool {
-    match json::string(value) {
-        Some(text) => matches!(text, Cow::Borrowed("")),
-        None => matches!(value.get(), "null" | "[]" | "{}"),
     }
 }

@@ -1,12 +1,11 @@
 //! A request as it goes to one account.
 
-use std::ops::Range;
-
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::Unchanged;
 use crate::messages::{Account, Endpoint, Request, Upstream, UsageAsk};
 use crate::providers::dialect::Encoded;
+use crate::providers::edits::{self, Edit};
 use crate::providers::outgoing;
 
 /// The request to `account`, for the upstream's `model`.
@@ -27,22 +26,17 @@ pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) 
 /// The body to send, and whether it asks for usage on our own account.
 fn rewritten(request: &Request, upstream: &Upstream, model: Option<&str>) -> (Bytes, bool) {
     let body = request.body();
-    let mut edits: Vec<(Range<usize>, String)> = Vec::new();
-    if let (Some(model), Some(span)) = (model, body.model_span())
-        && body.model() != Some(model)
-    {
-        edits.push((span, serde_json::Value::from(model).to_string()));
-    }
+    let mut edits: Vec<Edit> = edits::model(body, model).into_iter().collect();
     let has_usage = matches!(request.endpoint(), Endpoint::ChatCompletions | Endpoint::Completions);
     let asks = upstream.ask_usage && body.is_stream() && has_usage;
     let ask = if asks { ask_for_usage(body.bytes(), body.usage_ask()) } else { None };
     let is_asked = ask.is_some();
     edits.extend(ask);
-    (splice(body.bytes(), edits), is_asked)
+    (edits::made(body.bytes(), edits), is_asked)
 }
 
 /// Where to write what, so that the stream reports its usage; `None` where the caller has spoken.
-fn ask_for_usage(body: &[u8], ask: UsageAsk) -> Option<(Range<usize>, String)> {
+fn ask_for_usage(body: &[u8], ask: UsageAsk) -> Option<Edit> {
     const ASK: &str = r#""include_usage":true"#;
     match ask {
         UsageAsk::Absent => {
@@ -56,28 +50,10 @@ fn ask_for_usage(body: &[u8], ask: UsageAsk) -> Option<(Range<usize>, String)> {
 }
 
 /// The edit that makes `field` the first of the object whose brace opens at `brace`.
-fn first_field(body: &[u8], brace: usize, field: &str) -> (Range<usize>, String) {
+fn first_field(body: &[u8], brace: usize, field: &str) -> Edit {
     let inside = brace + 1;
     let is_empty = body[inside..].trim_ascii_start().starts_with(b"}");
     (inside..inside, if is_empty { field.to_owned() } else { format!("{field},") })
-}
-
-/// `body` with each range replaced; the same shared bytes when there is none. Ranges do not overlap.
-fn splice(body: &Bytes, mut edits: Vec<(Range<usize>, String)>) -> Bytes {
-    if edits.is_empty() {
-        return body.clone();
-    }
-    edits.sort_by_key(|(range, _)| range.start);
-    let added: usize = edits.iter().map(|(_, text)| text.len()).sum();
-    let mut out = BytesMut::with_capacity(body.len() + added);
-    let mut from = 0;
-    for (range, text) in edits {
-        out.extend_from_slice(&body[from..range.start]);
-        out.extend_from_slice(text.as_bytes());
-        from = range.end;
-    }
-    out.extend_from_slice(&body[from..]);
-    out.freeze()
 }
 
 #[cfg(test)]

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
-use super::chunk::{Choice, Chunk, walk};
+use super::chunk::{Choice, Chunk};
 use super::read_usage;
 use crate::messages::{Endpoint, Usage, json};
 use crate::providers::dialect::{Events, Step};
 use crate::providers::error_body::ErrorBody;
+use crate::providers::object::walk;
 use crate::providers::sse::Event;
 
 /// Follows one stream from its first event to its end.
