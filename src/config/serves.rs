@@ -8,7 +8,7 @@ use crate::messages::UpstreamKind;
 
 /// Whether calls can be sent to upstreams of this kind already.
 pub(crate) fn is_in_force(kind: UpstreamKind) -> bool {
-    matches!(kind, UpstreamKind::OpenAi)
+    matches!(kind, UpstreamKind::OpenAi | UpstreamKind::Anthropic)
 }
 
 impl Config {
@@ -96,7 +96,7 @@ mod tests {
         base_url = "http://a"
         models = ["*", "shared", "covered"]
         [upstreams.claude]
-        kind = "anthropic"
+        kind = "gemini"
         base_url = "http://c"
         models = ["claude-4", "shared", "gpt-4o*"]
         [routes.smart]

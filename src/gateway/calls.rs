@@ -11,13 +11,14 @@ use super::body::{self, Announced};
 use super::guard::{self, Caller};
 use super::{Shared, errors, headers, stream};
 use crate::config::parse_duration;
-use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
+use crate::messages::{Answer, AnswerBody, Droppable, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
 use crate::providers::headers::pick_for_upstream;
 use crate::system::{Admitted, Pending};
 use crate::telemetry::access::AccessLine;
 
 const X_FOREBAY_TIMEOUT: HeaderName = HeaderName::from_static("x-forebay-timeout");
 const X_FOREBAY_PRIORITY: HeaderName = HeaderName::from_static("x-forebay-priority");
+const X_FOREBAY_DROP: HeaderName = HeaderName::from_static("x-forebay-drop");
 
 /// What OpenAI's and Anthropic's SDKs send of their own time limit, in seconds.
 const SDK_TIMEOUTS: [HeaderName; 2] =
@@ -82,6 +83,7 @@ async fn read(
     let from = request.headers();
     let timeout = timeout(from)?;
     let priority = priority(from)?;
+    let droppable = droppable(from)?;
     let max = shared.doors().config.server.max_body;
     let announced = Announced::read(from, max)?;
     let mut admitted = shared.forebay.admit(0)?;
@@ -90,6 +92,7 @@ async fn read(
     let mut call = Request::new(endpoint, bytes)?
         .with_headers(passed_on(from))
         .with_priority(priority)
+        .with_droppable(droppable)
         .with_tenant(caller.tenant.clone());
     if let Some(timeout) = timeout {
         call = call.with_timeout(timeout);
@@ -125,6 +128,14 @@ fn priority(headers: &HeaderMap) -> Result<Priority, Error> {
         Some(b"low") => Ok(Priority::Low),
         Some(_) => Err(bad_header(&X_FOREBAY_PRIORITY, "it must be high, normal or low")),
     }
+}
+
+/// What the caller can do without, where an upstream has no words for it. Several headers of the name are one list.
+fn droppable(headers: &HeaderMap) -> Result<Droppable, Error> {
+    headers.get_all(X_FOREBAY_DROP).try_fold(Droppable::default(), |sum, value| {
+        let parsed = value.to_str().map_err(|_| "it is not text".to_owned()).and_then(Droppable::parse);
+        Ok(sum.or(parsed.map_err(|problem| bad_header(&X_FOREBAY_DROP, &problem))?))
+    })
 }
 
 fn bad_header(name: &HeaderName, problem: &str) -> Error {
@@ -208,6 +219,16 @@ mod tests {
         assert_eq!(priority(&sent(&[("x-forebay-priority", "low")])).unwrap(), Priority::Low);
         let error = priority(&sent(&[("x-forebay-priority", "urgent")])).unwrap_err();
         assert!(error.message().contains("x-forebay-priority"));
+    }
+
+    #[test]
+    fn what_may_be_dropped_is_listed_in_one_header_or_in_several() {
+        assert_eq!(droppable(&sent(&[])).unwrap(), Droppable::default());
+        let some = droppable(&sent(&[("x-forebay-drop", "seed, logprobs"), ("x-forebay-drop", "n")])).unwrap();
+        assert!(some.covers("seed") && some.covers("n") && !some.covers("user"));
+        assert_eq!(droppable(&sent(&[("x-forebay-drop", "*")])).unwrap(), Droppable::all());
+        let error = droppable(&sent(&[("x-forebay-drop", "all of it")])).unwrap_err();
+        assert!(error.message().contains("x-forebay-drop"));
     }
 
     #[test]

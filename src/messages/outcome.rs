@@ -20,6 +20,8 @@ pub struct Usage {
     /// Tokens read: `prompt_tokens` or `input_tokens`.
     #[serde(alias = "prompt_tokens")]
     pub input_tokens: u64,
+    /// Those of them that came from the provider's cache, which most count and charge less.
+    pub cached_input_tokens: u64,
     /// Tokens written: `completion_tokens` or `output_tokens`.
     #[serde(alias = "completion_tokens")]
     pub output_tokens: u64,

@@ -60,11 +60,12 @@ fn read_usage(usage: &RawValue) -> Option<Usage> {
     if !json::is_object(usage) {
         return None;
     }
-    let (mut input, mut output, mut total) = (None, None, None);
+    let (mut input, mut output, mut total, mut cached) = (None, None, None, None);
     json::each_field(usage.get(), |key, value| match key {
         "prompt_tokens" | "input_tokens" => input = json::count(value).max(input),
         "completion_tokens" | "output_tokens" => output = json::count(value).max(output),
         "total_tokens" => total = json::count(value).max(total),
+        "prompt_tokens_details" | "input_tokens_details" => cached = cached_tokens(value).max(cached),
         _ => {}
     })
     .ok()?;
@@ -73,7 +74,20 @@ fn read_usage(usage: &RawValue) -> Option<Usage> {
     }
     let (input_tokens, output_tokens) = (input.unwrap_or(0), output.unwrap_or(0));
     let total_tokens = total.unwrap_or_else(|| input_tokens.saturating_add(output_tokens));
-    Some(Usage { input_tokens, output_tokens, total_tokens })
+    let cached_input_tokens = cached.unwrap_or(0).min(input_tokens);
+    Some(Usage { input_tokens, cached_input_tokens, output_tokens, total_tokens })
+}
+
+/// The `cached_tokens` of usage's details, where there are any.
+fn cached_tokens(details: &RawValue) -> Option<u64> {
+    let mut cached = None;
+    json::each_field(details.get(), |key, value| {
+        if key == "cached_tokens" {
+            cached = json::count(value);
+        }
+    })
+    .ok()?;
+    cached
 }
 
 #[cfg(test)]
@@ -87,7 +101,7 @@ mod tests {
     }
 
     fn usage(input_tokens: u64, output_tokens: u64, total_tokens: u64) -> Option<Usage> {
-        Some(Usage { input_tokens, output_tokens, total_tokens })
+        Some(Usage { input_tokens, output_tokens, total_tokens, cached_input_tokens: 0 })
     }
 
     #[test]
@@ -101,6 +115,21 @@ mod tests {
             (r#"{"usage":{"prompt_tokens":99999999999999999999,"completion_tokens":1}}"#, usage(u64::MAX, 1, u64::MAX)),
         ] {
             assert_eq!(read(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn cached_tokens_are_part_of_those_read() {
+        for (details, cached) in [
+            (r#""prompt_tokens_details":{"audio_tokens":0,"cached_tokens":64}"#, 64),
+            (r#""input_tokens_details":{"cached_tokens":64}"#, 64),
+            (r#""prompt_tokens_details":{"cached_tokens":1000}"#, 100),
+            (r#""prompt_tokens_details":{"cached_tokens":null}"#, 0),
+            (r#""prompt_tokens_details":null"#, 0),
+            (r#""prompt_tokens_details":[64]"#, 0),
+        ] {
+            let usage = read(&format!(r#"{{"usage":{{"prompt_tokens":100,{details}}}}}"#)).unwrap().unwrap();
+            assert_eq!((usage.input_tokens, usage.cached_input_tokens), (100, cached), "{details}");
         }
     }
 
