@@ -9,8 +9,9 @@
 //! | `high` | 16,384 | `high` |
 //! | `xhigh`, `max` | 23,552 | `xhigh`, `max` |
 //!
-//! A budget is at most half of what the caller allows for the whole answer. Later models are asked to think adaptively, unless
-//! a tool is forced on them, which they do not take along with it. The caller's own `thinking` passes as it is.
+//! A budget is at most half of what the caller allows for the whole answer, but never under 1,024. Later models are asked
+//! to think adaptively, unless a tool is forced on them, which they do not take along with it. The caller's own `thinking`
+//! passes as it is.
 
 use std::borrow::Cow;
 
