@@ -73,11 +73,11 @@ pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
     Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, Body, BreakerStatus, BudgetView,
-    Call, CallId, Cancel, CapStatus, Dimension, Endpoint, Error, ErrorKind, Failure, FailureKind, GrowthBudget,
-    GuessedBudget, Headers, Health, KindSigns, LatencyStatus, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal,
-    Meta, ModelStatus, NextStatus, Outcome, Phase, PoolStatus, Price, Priority, Remaining, Request, RetriesStatus,
-    RetryHint, Scope, Secret, Sent, Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus,
-    Usage, UsageAsk, UsedStatus, WaitingStatus,
+    Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure, FailureKind,
+    GrowthBudget, GuessedBudget, Headers, Health, KindSigns, LatencyStatus, LearnedBudget, LearnedModel, LimiterKind,
+    LoneRefusal, Meta, ModelStatus, NextStatus, Outcome, Phase, PoolStatus, Price, Priority, Remaining, Request,
+    RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind,
+    UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

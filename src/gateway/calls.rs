@@ -12,13 +12,14 @@ use super::body::{self, Announced};
 use super::guard::{self, Caller};
 use super::{Shared, errors, headers, idempotency, stream};
 use crate::config::parse_duration;
-use crate::messages::{Answer, AnswerBody, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
+use crate::messages::{Answer, AnswerBody, Droppable, Endpoint, Error, ErrorKind, Headers, Outcome, Priority, Request};
 use crate::providers::headers::pick_for_upstream;
 use crate::system::{Admitted, Pending};
 use crate::telemetry::access::AccessLine;
 
 const X_FOREBAY_TIMEOUT: HeaderName = HeaderName::from_static("x-forebay-timeout");
 const X_FOREBAY_PRIORITY: HeaderName = HeaderName::from_static("x-forebay-priority");
+const X_FOREBAY_DROP: HeaderName = HeaderName::from_static("x-forebay-drop");
 
 /// What OpenAI's and Anthropic's SDKs send of their own time limit, in seconds.
 const SDK_TIMEOUTS: [HeaderName; 2] =
@@ -60,19 +61,19 @@ async fn call(
     let is_stream = call.is_stream();
     let Some(key) = key else {
         let pending: Pending = shared.forebay.begin(caller.id, call, admitted, shared.seat);
-        return respond(pending, is_stream, line).await;
+        return respond(pending, is_stream, caller, line).await;
     };
     let again = call.clone();
     match shared.shelf.follow(key, &again, || shared.forebay.begin(caller.id, call, admitted, shared.seat)) {
-        Ok(pending) => respond(pending, is_stream, line).await,
+        Ok(pending) => respond(pending, is_stream, caller, line).await,
         Err(error) => {
             line.fail(&error);
-            errors::reply(&error)
+            errors::reply(&error, &caller)
         }
     }
 }
 
-async fn respond<P>(pending: P, is_stream: bool, line: AccessLine) -> HttpResponse
+async fn respond<P>(pending: P, is_stream: bool, caller: Caller, line: AccessLine) -> HttpResponse
 where
     P: Future<Output = Outcome> + Unpin + 'static,
 {
@@ -101,6 +102,7 @@ async fn read(
     let timeout = timeout(from)?;
     let priority = priority(from)?;
     let key = idempotency::key(from)?;
+    let droppable = droppable(from)?;
     let max = shared.doors().config.server.max_body;
     let announced = Announced::read(from, max)?;
     let mut admitted = shared.forebay.admit(0)?;
@@ -109,6 +111,7 @@ async fn read(
     let mut call = Request::new(endpoint, bytes)?
         .with_headers(passed_on(from))
         .with_priority(priority)
+        .with_droppable(droppable)
         .with_tenant(caller.tenant.clone());
     if let Some(timeout) = timeout {
         call = call.with_timeout(timeout);
@@ -144,6 +147,14 @@ fn priority(headers: &HeaderMap) -> Result<Priority, Error> {
         Some(b"low") => Ok(Priority::Low),
         Some(_) => Err(bad_header(&X_FOREBAY_PRIORITY, "it must be high, normal or low")),
     }
+}
+
+/// What the caller can do without, where an upstream has no words for it. Several headers of the name are one list.
+fn droppable(headers: &HeaderMap) -> Result<Droppable, Error> {
+    headers.get_all(X_FOREBAY_DROP).try_fold(Droppable::default(), |sum, value| {
+        let parsed = value.to_str().map_err(|_| "it is not text".to_owned()).and_then(Droppable::parse);
+        Ok(sum.or(parsed.map_err(|problem| bad_header(&X_FOREBAY_DROP, &problem))?))
+    })
 }
 
 pub(super) fn bad_header(name: &HeaderName, problem: &str) -> Error {
@@ -227,6 +238,16 @@ mod tests {
         assert_eq!(priority(&sent(&[("x-forebay-priority", "low")])).unwrap(), Priority::Low);
         let error = priority(&sent(&[("x-forebay-priority", "urgent")])).unwrap_err();
         assert!(error.message().contains("x-forebay-priority"));
+    }
+
+    #[test]
+    fn what_may_be_dropped_is_listed_in_one_header_or_in_several() {
+        assert_eq!(droppable(&sent(&[])).unwrap(), Droppable::default());
+        let some = droppable(&sent(&[("x-forebay-drop", "seed, logprobs"), ("x-forebay-drop", "n")])).unwrap();
+        assert!(some.covers("seed") && some.covers("n") && !some.covers("user"));
+        assert_eq!(droppable(&sent(&[("x-forebay-drop", "*")])).unwrap(), Droppable::all());
+        let error = droppable(&sent(&[("x-forebay-drop", "all of it")])).unwrap_err();
+        assert!(error.message().contains("x-forebay-drop"));
     }
 
     #[test]

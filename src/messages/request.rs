@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use serde::Serialize;
 
-use super::{Body, Error, ErrorKind, Headers, Tokens};
+use super::{Body, Droppable, Error, ErrorKind, Headers, Tokens};
 
 /// The calls that forebay carries: OpenAI's, and Anthropic's own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -87,6 +87,7 @@ pub struct Request {
     timeout: Option<Duration>,
     priority: Priority,
     tenant: Option<Arc<str>>,
+    droppable: Droppable,
     /// What it may need in tokens, once somebody has asked.
     tokens: OnceLock<Tokens>,
 }
@@ -106,6 +107,7 @@ impl Request {
             timeout: None,
             priority: Priority::default(),
             tenant: None,
+            droppable: Droppable::default(),
             tokens: OnceLock::new(),
         })
     }
@@ -181,6 +183,13 @@ impl Request {
         self
     }
 
+    /// What may be left out where an upstream's protocol has no words for it. Without this, such a call is an error that
+    /// names the field.
+    pub fn with_droppable(mut self, droppable: Droppable) -> Self {
+        self.droppable = droppable;
+        self
+    }
+
     /// Which call it is.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
@@ -214,6 +223,11 @@ impl Request {
     /// Where it stands among calls that wait.
     pub fn priority(&self) -> Priority {
         self.priority
+    }
+
+    /// What may be left out where it cannot be said.
+    pub fn droppable(&self) -> &Droppable {
+        &self.droppable
     }
 
     /// What it may need in tokens, as `estimate` says: asked once, since it reads the whole body.

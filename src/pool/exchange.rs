@@ -32,7 +32,8 @@ pub(super) async fn run(
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let timeouts = attempt.account.upstream.timeouts;
-    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref()) {
+    let now = WallClock::new().at(clock::now());
+    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref(), now) {
         Ok(encoded) => encoded,
         Err(untranslatable) => return AttemptEnd::Failed(unsaid(&attempt, untranslatable)),
     };

@@ -3,17 +3,19 @@
 //! Callers speak OpenAI's protocol, or Anthropic's on its own routes. Where the upstream speaks the same, requests and
 //! answers pass as they are; where it does not, they are translated both ways.
 
+use std::time::SystemTime;
+
 use bytes::{Bytes, BytesMut};
 
 use super::sse::Event;
-use super::{messages, openai};
+use super::{anthropic, messages, openai};
 use crate::messages::{Account, Endpoint, Headers, Request, UpstreamKind, Usage};
 
 /// Whether calls to `endpoint` can be sent to upstreams of this kind.
 pub(crate) fn speaks(kind: UpstreamKind, endpoint: Endpoint) -> bool {
     match kind {
         UpstreamKind::OpenAi => !endpoint.is_anthropics_own(),
-        UpstreamKind::Anthropic => endpoint.is_anthropics_own(),
+        UpstreamKind::Anthropic => endpoint.is_anthropics_own() || endpoint == Endpoint::ChatCompletions,
         UpstreamKind::Gemini => false,
     }
 }
@@ -36,17 +38,23 @@ pub(crate) struct Untranslatable {
     pub(crate) message: String,
 }
 
-/// The request to `account`, for the upstream's `model`.
+/// The request to `account`, for the upstream's `model`. An answer that does not say when it was made was made `now`.
 ///
 /// # Errors
 /// What the upstream's protocol cannot express.
-pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) -> Result<Encoded, Untranslatable> {
+pub(crate) fn encode(
+    request: &Request,
+    account: &Account,
+    model: Option<&str>,
+    now: SystemTime,
+) -> Result<Encoded, Untranslatable> {
     match account.upstream.kind {
         UpstreamKind::OpenAi => Ok(openai::encode(request, account, model)),
         UpstreamKind::Anthropic if request.endpoint().is_anthropics_own() => {
             Ok(messages::encode(request, account, model))
         }
-        UpstreamKind::Anthropic | UpstreamKind::Gemini => Err(Untranslatable {
+        UpstreamKind::Anthropic => anthropic::encode(request, account, model, now),
+        UpstreamKind::Gemini => Err(Untranslatable {
             field: "model".to_owned(),
             message: "nothing is sent to upstreams of this kind yet".to_owned(),
         }),

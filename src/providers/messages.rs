@@ -2,18 +2,17 @@
 
 mod encode;
 mod stream;
-mod usage;
 
 use bytes::Bytes;
 
 pub(crate) use encode::encode;
 use stream::StreamReader;
 
+use super::anthropic::usage::Counts;
 use super::dialect::{Answers, Events};
 use super::error_body::ErrorBody;
 use super::object;
 use crate::messages::{Usage, envelope, json};
-use usage::Counted;
 
 /// Answers that go to their callers as they came.
 #[derive(Debug)]
@@ -21,10 +20,10 @@ pub(crate) struct Unchanged;
 
 impl Answers for Unchanged {
     fn whole(&self, body: Bytes) -> Result<(Bytes, Option<Usage>), String> {
-        let mut counted = Counted::default();
+        let mut counted = Counts::default();
         object::walk(&body, |key, value| {
             if key == "usage" {
-                counted.add(value);
+                counted.read(value);
             }
         })?;
         Ok((body, counted.usage()))

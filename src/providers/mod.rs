@@ -5,12 +5,15 @@
 //! with them becomes a [`LimitReport`](crate::messages::LimitReport) (`limits`). Nothing here waits, and nothing here panics,
 //! whatever the bytes.
 
+mod anthropic;
 pub(crate) mod classify;
 pub(crate) mod dialect;
 mod edits;
 pub(crate) mod error_body;
+mod fields;
 pub(crate) mod headers;
 pub(crate) mod limits;
+mod losses;
 mod messages;
 mod moments;
 mod object;

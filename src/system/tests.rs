@@ -1,8 +1,9 @@
 //! The dispatcher crashes: every caller has one end, a fresh dispatcher serves the next call, no cap is forgotten. Below:
-//! floods of the mailbox, a storm of crashing request actors, and every fault of a wire.
+//! floods of the mailbox, a storm of crashing request actors, chats in another protocol, and every fault of a wire.
 
 mod floods;
 mod storm;
+mod translated;
 mod wires;
 
 use std::cell::RefCell;

@@ -8,8 +8,8 @@ use bytes::BytesMut;
 use serde_json::value::RawValue;
 
 use super::enveloped;
-use super::usage::Counted;
 use crate::messages::{Usage, json};
+use crate::providers::anthropic::usage::Counts;
 use crate::providers::dialect::{Events, Step};
 use crate::providers::object::{is_blank, walk};
 use crate::providers::sse::Event;
@@ -21,7 +21,7 @@ pub(super) struct StreamReader {
     has_begun: bool,
     /// `message_stop` has come.
     is_ended: bool,
-    counted: Counted,
+    counted: Counts,
 }
 
 /// The protocol's own events: one of these that is no JSON object was broken on the way. Any other name that is none is
@@ -65,16 +65,16 @@ impl<'a> Fields<'a> {
     }
 
     /// What it tells of usage, at its top or within the message that it opens.
-    fn count(&self, counted: &mut Counted) {
+    fn count(&self, counted: &mut Counts) {
         let _ = self.message.map(|message| {
             json::each_field(message.get(), |key, value| {
                 if key == "usage" {
-                    counted.add(value);
+                    counted.read(value);
                 }
             })
         });
         if let Some(usage) = self.usage {
-            counted.add(usage);
+            counted.read(usage);
         }
     }
 }

@@ -1,0 +1,110 @@
+//! Anthropic's Messages API behind chats in OpenAI's format: translated both ways.
+//!
+//! What a chat says and the API has words for is said in them; a value that is OpenAI's own default says nothing and goes.
+//! The rest is an error that names the field (`losses`), unless the caller allows dropping it. Texts, schemas and arguments
+//! pass as they stand, their JSON neither decoded nor written anew.
+//!
+//! | in a chat | to Anthropic |
+//! |---|---|
+//! | `messages` | `turns`: system and developer messages become `system`, the rest turns that alternate |
+//! | parts, files, images | `content` |
+//! | `tools`, `tool_choice`, `parallel_tool_calls` | `tools` |
+//! | `max_tokens`, `reasoning_effort`, `thinking` | `thinking`, which knows the families of models |
+//! | all other fields | `request` |
+//!
+//! Back come whole answers (`answer`), events (`stream`) and errors (`error`); `finish` and `usage` are shared by both forms.
+
+mod answer;
+mod content;
+mod error;
+mod finish;
+mod request;
+mod stream;
+mod thinking;
+mod tools;
+mod turns;
+pub(super) mod usage;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+
+use super::dialect::{Answers, Encoded, Events, Untranslatable};
+use super::losses::Losses;
+use super::outgoing;
+use crate::messages::{Account, Headers, Request, Usage, UsageAsk};
+
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The version spoken unless caller or operator name another. The one behind it (2026-10-21) takes no `temperature`.
+const VERSION: &str = "2023-06-01";
+
+/// Whose protocol a loss is about.
+const WHOSE: &str = "Anthropic's API";
+
+/// The request to `account`, for the upstream's `model`.
+///
+/// # Errors
+/// What the Messages API cannot express, and the caller has not allowed to drop.
+pub(crate) fn encode(
+    request: &Request,
+    account: &Account,
+    model: Option<&str>,
+    now: SystemTime,
+) -> Result<Encoded, Untranslatable> {
+    let headers = headers(request, account);
+    let has_sampling = headers.get(ANTHROPIC_VERSION.as_str()).is_some_and(|version| version <= VERSION);
+    let losses = Losses::new(request.droppable(), WHOSE);
+    let model = model.or(request.model()).unwrap_or_default();
+    let body = request::translate(request.body(), model, has_sampling, losses)?;
+    let answers = Translated {
+        created: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        tells_usage: request.body().usage_ask() == UsageAsk::Asked,
+    };
+    let url = format!("{}/v1/messages", account.upstream.base_url);
+    Ok(Encoded { url, headers, body, answers: Box::new(answers) })
+}
+
+/// The caller's headers but for other providers' own, those configured, the key and the version.
+fn headers(request: &Request, account: &Account) -> Headers {
+    let mut headers = outgoing::headers(request, account, |key| (X_API_KEY, key.to_owned()));
+    let is_configured = |name: &HeaderName| account.upstream.headers.iter().any(|(have, _)| have == name);
+    let is_others = |name: &HeaderName| ["openai-", "x-goog-"].iter().any(|prefix| name.as_str().starts_with(prefix));
+    headers.retain(|name| !is_others(name) || is_configured(name));
+    if headers.iter().all(|(name, _)| *name != ANTHROPIC_VERSION) {
+        headers.push(ANTHROPIC_VERSION, HeaderValue::from_static(VERSION));
+    }
+    headers
+}
+
+/// Answers that become OpenAI's.
+#[derive(Clone, Debug)]
+struct Translated {
+    /// When the answer is said to be made, in Unix seconds.
+    created: u64,
+    /// The caller of a stream wants to be told its usage.
+    tells_usage: bool,
+}
+
+impl Answers for Translated {
+    fn whole(&self, body: Bytes) -> Result<(Bytes, Option<Usage>), String> {
+        answer::completion(&body, self.created)
+    }
+
+    fn events(&self) -> Box<dyn Events> {
+        Box::new(stream::Reader::new(self.created, self.tells_usage))
+    }
+
+    fn error_in(&self, body: &Bytes) -> Option<(Bytes, Option<u16>)> {
+        error::enveloped(body)
+    }
+
+    fn error(&self, body: Bytes) -> Bytes {
+        error::enveloped(&body).map_or(body, |(envelope, _)| envelope)
+    }
+}
+
+#[cfg(test)]
+mod tests;
