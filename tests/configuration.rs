@@ -596,7 +596,7 @@ fn the_contracts_example_passes_with_a_line_for_each_thing_not_in_force() {
     assert!(out.contains("api_keys = [\"***\", \"***\", \"***\"]"), "{out}");
     assert!(out.contains("postgres://user:***@host/db"), "{out}");
     for (name, served) in [
-        ("smart", "anthropic/claude-sonnet-4-5"),
+        ("smart", "openai/gpt-4o, then anthropic/claude-sonnet-4-5"),
         ("gpt-4o-mini", "openai/gpt-4o-mini"),
         ("o3*", "openai"),
         ("claude-*", "anthropic"),
