@@ -49,14 +49,17 @@ impl Droppable {
         })
     }
 
-    /// Whether the field at `path`, which may have indices (`messages[2].name`), may be left out.
+    /// Whether the field at `path`, which may have indices (`messages[2].name`), may be left out: as itself, or as part of a
+    /// field that may (`messages`).
     pub fn covers(&self, path: &str) -> bool {
         match &self.0 {
             What::Nothing => false,
             What::All => true,
             What::Fields(fields) => {
                 let path = without_indices(path);
-                fields.iter().any(|field| **field == *path)
+                let within =
+                    |field: &str| path.strip_prefix(field).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+                fields.iter().any(|field| within(field))
             }
         }
     }
@@ -94,6 +97,8 @@ mod tests {
         ] {
             assert_eq!(some.covers(path), covered, "{path}");
         }
+        let outer = Droppable::parse("messages").unwrap();
+        assert!(outer.covers("messages[1].content[0].detail") && !outer.covers("messages_of_2031"));
         assert!(Droppable::parse("seed, *").unwrap().covers("anything[0].at.all"));
     }
 

@@ -31,6 +31,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 
 use super::dialect::{Answers, Encoded, Events, Untranslatable};
+use super::error_body::ErrorBody;
 use super::losses::Losses;
 use super::outgoing;
 use crate::messages::{Account, Headers, Request, Usage, UsageAsk};
@@ -102,7 +103,8 @@ impl Answers for Translated {
     }
 
     fn error(&self, body: Bytes) -> Bytes {
-        error::enveloped(&body).map_or(body, |(envelope, _)| envelope)
+        // A page of some proxy on the way, mostly: what it says is the message.
+        error::enveloped(&body).map_or_else(|| ErrorBody::read(&body).to_envelope(), |(envelope, _)| envelope)
     }
 }
 

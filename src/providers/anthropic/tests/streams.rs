@@ -162,13 +162,15 @@ fn whole_answers_of_a_later_year_are_read_and_broken_ones_are_errors_that_repeat
 }
 
 #[test]
-fn errors_have_openais_envelope_and_what_is_no_error_is_left_alone() {
+fn errors_have_openais_envelope_whatever_they_come_in() {
     let error = Bytes::from_static(br#"{"type":"error","error":{"type":"not_found_error","message":"model: x"}}"#);
     let got: Value = serde_json::from_slice(&answers().error(error.clone())).unwrap();
     assert_eq!(got["error"]["code"], "not_found_error");
     assert_eq!(answers().error_in(&error).unwrap().1, Some(404));
-    let html = Bytes::from_static(b"<html>");
-    assert_eq!(answers().error(html.clone()), html);
+    for (odd, message) in [("<html>", "<html>"), ("", "The upstream reported an error without saying which.")] {
+        let got: Value = serde_json::from_slice(&answers().error(odd.into())).unwrap();
+        assert_eq!((got["error"]["message"].as_str(), &got["error"]["code"]), (Some(message), &Value::Null));
+    }
     assert!(answers().error_in(&Bytes::from_static(br#"{"type":"message","content":[]}"#)).is_none());
 }
 
