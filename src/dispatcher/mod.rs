@@ -4,7 +4,8 @@
 //! `attempts` (tries go out) and `ends` (they come back). Below them one policy a file: `lane` (an upstream), `line` (who waits for
 //! it), `groups` (for which model), `turn` (who is next, and where), `desks` (its accounts, of which few are asked each
 //! time), `budget` (may it go; what was learned of its limits), `concurrency` and `knee` (how many at once), `retry` (may it
-//! go again, and when), `breaker` (is the upstream there at all; `outage`: what follows for its calls), `slots`, `timers`, `ledger`, `admission`; `explain` says why calls wait, `status` how everything
+//! go again, and when), `breaker` (is the upstream there at all; `outage`: what follows for its calls), `slots`, `timers`,
+//! `ledger`, `admission`; `explain` says why calls wait, `status` how everything
 //! stands.
 
 mod actor;
