@@ -78,6 +78,9 @@ impl Switchboard {
 
     /// The first target from `from` on that can take the call before its deadline, and what the call asks for there.
     /// The error is the first target's: it is the one the caller asked for.
+    ///
+    /// A call goes down its targets only, never up: one that it has left is not gone back to. Where none of the rest takes it,
+    /// the upstream that was asked last has the last word.
     pub(super) fn first_open(
         &mut self,
         targets: &[Target],

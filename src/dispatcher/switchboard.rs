@@ -209,7 +209,8 @@ impl Switchboard {
         }
     }
 
-    /// How things stand here; of the pool it knows nothing.
+    /// How things stand here; of the pool it knows nothing. An upstream whose breaker is open counts as usable:
+    /// it may come back of itself, and only a call can find that out.
     pub(crate) fn health(&mut self, now: Instant) -> Health {
         Health {
             is_draining: self.draining,
