@@ -8,7 +8,7 @@ use crate::messages::UpstreamKind;
 
 /// Whether calls can be sent to upstreams of this kind already.
 pub(crate) fn is_in_force(kind: UpstreamKind) -> bool {
-    matches!(kind, UpstreamKind::OpenAi)
+    matches!(kind, UpstreamKind::OpenAi | UpstreamKind::Gemini)
 }
 
 impl Config {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -32,7 +32,8 @@ pub(super) async fn run(
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let timeouts = attempt.account.upstream.timeouts;
-    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref()) {
+    let created = WallClock::new().at(clock::now()).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref(), created) {
         Ok(encoded) => encoded,
         Err(untranslatable) => return AttemptEnd::Failed(unsaid(untranslatable)),
     };

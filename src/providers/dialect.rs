@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::gemini;
 use super::openai;
 use super::sse::Event;
 use crate::messages::{Account, Endpoint, Headers, Request, UpstreamKind, Usage};
@@ -13,7 +14,8 @@ use crate::messages::{Account, Endpoint, Headers, Request, UpstreamKind, Usage};
 pub(crate) fn speaks(kind: UpstreamKind, endpoint: Endpoint) -> bool {
     match kind {
         UpstreamKind::OpenAi => !endpoint.is_anthropics_own(),
-        UpstreamKind::Anthropic | UpstreamKind::Gemini => false,
+        UpstreamKind::Gemini => endpoint == Endpoint::ChatCompletions,
+        UpstreamKind::Anthropic => false,
     }
 }
 
@@ -35,14 +37,20 @@ pub(crate) struct Untranslatable {
     pub(crate) message: String,
 }
 
-/// The request to `account`, for the upstream's `model`.
+/// The request to `account`, for the upstream's `model`. `created` is now, in unix seconds: for answers that do not say it.
 ///
 /// # Errors
 /// What the upstream's protocol cannot express.
-pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) -> Result<Encoded, Untranslatable> {
+pub(crate) fn encode(
+    request: &Request,
+    account: &Account,
+    model: Option<&str>,
+    created: u64,
+) -> Result<Encoded, Untranslatable> {
     match account.upstream.kind {
         UpstreamKind::OpenAi => Ok(openai::encode(request, account, model)),
-        UpstreamKind::Anthropic | UpstreamKind::Gemini => Err(Untranslatable {
+        UpstreamKind::Gemini => gemini::encode(request, account, model, created),
+        UpstreamKind::Anthropic => Err(Untranslatable {
             field: "model".to_owned(),
             message: "nothing is sent to upstreams of this kind yet".to_owned(),
         }),

@@ -8,6 +8,7 @@
 pub(crate) mod classify;
 pub(crate) mod dialect;
 pub(crate) mod error_body;
+mod gemini;
 pub(crate) mod headers;
 pub(crate) mod limits;
 mod moments;

@@ -7,6 +7,7 @@ mod stream;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+pub(super) use chunk::walk;
 pub(crate) use encode::encode;
 use stream::StreamReader;
 

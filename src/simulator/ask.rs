@@ -10,6 +10,8 @@ pub(super) enum Kind {
     Embedding,
     Response,
     Moderation,
+    /// Google's `generateContent`, whole or as a stream.
+    Generate,
 }
 
 impl Kind {
@@ -21,7 +23,7 @@ impl Kind {
             "/embeddings" => Some(Kind::Embedding),
             "/responses" => Some(Kind::Response),
             "/moderations" => Some(Kind::Moderation),
-            _ => None,
+            _ => super::gemini::at(path).map(|_| Kind::Generate),
         }
     }
 
@@ -33,6 +35,7 @@ impl Kind {
             Kind::Embedding => "embeddings",
             Kind::Response => "responses",
             Kind::Moderation => "moderations",
+            Kind::Generate => "generateContent",
         }
     }
 }
@@ -79,6 +82,7 @@ impl Ask {
         };
         let (prompts, text_bytes) = match kind {
             Kind::Chat => chat(&body["messages"])?,
+            Kind::Generate => return Err("its model stands in its path".to_owned()),
             Kind::Response => response(&body["input"])?,
             Kind::Completion => inputs(&body["prompt"], "prompt")?,
             Kind::Embedding | Kind::Moderation => inputs(&body["input"], "input")?,

@@ -10,8 +10,11 @@ pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
     if ask.kind == Kind::Response { typed(ask, stamp) } else { chunked(ask, stamp) }
 }
 
-/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses.
+/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses; or as Google does.
 pub(super) fn error(kind: Kind, message: &str) -> String {
+    if kind == Kind::Generate {
+        return data(&super::gemini::error(500, message, Vec::new()));
+    }
     if kind == Kind::Response {
         let event =
             json!({"type": "error", "code": "server_error", "message": message, "param": null, "sequence_number": 0});
@@ -29,7 +32,7 @@ pub(super) fn broken(event: &str) -> String {
     format!("{}\n\n", event[..end].trim_end())
 }
 
-fn data(value: &Value) -> String {
+pub(super) fn data(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 
@@ -38,7 +41,7 @@ fn named(name: &str, value: &Value) -> String {
 }
 
 /// `text` in at most `count` pieces of about the same length; never none.
-fn pieces(text: &str, count: usize) -> Vec<String> {
+pub(super) fn pieces(text: &str, count: usize) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     let length = characters.len().div_ceil(count.max(1)).max(1);
     characters.chunks(length).map(|piece| piece.iter().collect()).collect()

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::answers::{self, Good};
 use super::ask::{Ask, Kind, fnv};
 use super::faults::{self, Fault, Step};
+use super::gemini;
 use super::http::{self, Body, Broken, Head, Wire};
 use super::ledger::{End, Visit};
 use super::limits::{Headers, Scarce};
@@ -55,7 +56,8 @@ async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After
     let Some(kind) = kind else { return lookup(wire, provider, &head).await };
     let key = fnv(&head.key);
     let (number, visit, draw) = provider.arrived(kind, key);
-    let mut call = Call { wire, provider, visit, kind, key, number, keep_alive: head.keep_alive, told: None };
+    let (keep_alive, path) = (head.keep_alive, head.path.clone());
+    let mut call = Call { wire, provider, visit, kind, path, key, number, keep_alive, told: None };
     // Before the body is read, and so before the text could order anything else.
     if draw.fault == Some(Fault::ResetUnread) {
         call.visit.end(End::Faulted(Fault::ResetUnread));
@@ -136,6 +138,7 @@ struct Call<'a> {
     provider: &'a Arc<Provider>,
     visit: Visit,
     kind: Kind,
+    path: String,
     key: u64,
     number: u64,
     keep_alive: bool,
@@ -147,7 +150,11 @@ impl Call<'_> {
     async fn answer(&mut self, body: &[u8], draw: faults::Draw) -> io::Result<After> {
         let body_hash = fnv(body);
         self.provider.ledger.read(body_hash);
-        let read = Ask::read(self.kind, body).and_then(|ask| Ok((faults::script(&ask.prompt())?, ask)));
+        let read = match self.kind {
+            Kind::Generate => gemini::read(&self.path, body),
+            kind => Ask::read(kind, body),
+        };
+        let read = read.and_then(|ask| Ok((faults::script(&ask.prompt())?, ask)));
         let (steps, ask) = match read {
             Ok(read) => read,
             Err(message) => {
@@ -319,7 +326,11 @@ impl Call<'_> {
         if let Some(told) = refusal.told(limits) {
             self.provider.hold(self.key, told);
         }
-        self.json(429, refusal.headers(limits), &refusal.body(limits, &ask.model)).await
+        let body = match self.kind {
+            Kind::Generate => gemini::refused(refusal, limits),
+            _ => refusal.body(limits, &ask.model),
+        };
+        self.json(429, refusal.headers(limits), &body).await
     }
 
     /// Sends a 200 with this body; `prompt` is entered as answered just before the last byte leaves, so that nobody holds
@@ -366,12 +377,19 @@ impl Call<'_> {
     }
 
     async fn json(&mut self, status: u16, headers: Headers, body: &Value) -> io::Result<After> {
-        let headers = self.headers(headers);
+        let mut headers = self.headers(headers);
+        if self.kind == Kind::Generate {
+            let body = gemini::translated(status, &mut headers, body);
+            return send_json(self.wire, status, headers, &body, self.keep_alive).await;
+        }
         send_json(self.wire, status, headers, body, self.keep_alive).await
     }
 
     /// `more`, and those that every answer to a call has.
     fn headers(&self, more: Headers) -> Headers {
+        if self.kind == Kind::Generate {
+            return more;
+        }
         let mut headers =
             vec![("x-request-id", format!("req_{:08x}", self.number)), ("openai-processing-ms", "1".to_owned())];
         headers.extend(self.told.clone().unwrap_or_else(|| self.provider.headers(self.key)));

@@ -1,4 +1,4 @@
-//! A fault-injecting OpenAI-compatible provider: behind `forebay simulate` and `forebay demo`, and for tests.
+//! A fault-injecting OpenAI-compatible provider, with a face of Google's Gemini API: behind `forebay simulate` and `forebay demo`, and for tests.
 //!
 //! It speaks HTTP/1.1 on bare sockets, since what it is for (resets, cut bodies, stalls, garbage) is below what an HTTP
 //! server lets one do. Its tasks are `Send` and need nothing but a tokio runtime, an actix System's included.
@@ -25,6 +25,7 @@ mod ask;
 mod events;
 mod exchange;
 mod faults;
+mod gemini;
 mod http;
 mod ledger;
 pub mod limits;

@@ -85,7 +85,7 @@ impl Client {
     }
 
     async fn read(&self, prompt: &str) -> Result<Reply, TransportError> {
-        let encoded = dialect::encode(&chat(prompt), &self.account, None).expect("a chat is sent as it is");
+        let encoded = dialect::encode(&chat(prompt), &self.account, None, 0).expect("a chat is sent as it is");
         let request = HttpRequest {
             upstream: self.account.upstream.clone(),
             url: encoded.url,

@@ -1,0 +1,106 @@
+//! What of a request Gemini's protocol has no words for: refused by name, unless the caller lets it go.
+
+use serde_json::value::RawValue;
+
+use super::fields::is_blank;
+use crate::messages::Request;
+use crate::providers::dialect::Untranslatable;
+
+/// What may be left unsaid.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Losses<'a>(&'a Request);
+
+impl<'a> Losses<'a> {
+    /// For `request`.
+    pub(super) fn of(request: &'a Request) -> Self {
+        Self(request)
+    }
+
+    /// `field` cannot be said, for the reason `why`.
+    ///
+    /// # Errors
+    /// Unless the caller lets it be dropped.
+    pub(super) fn lose(self, field: impl Into<String>, why: &str) -> Result<(), Untranslatable> {
+        let field = field.into();
+        if may_drop(self.0, &field) {
+            return Ok(());
+        }
+        let cure = "leave it out, or allow dropping it with the header x-forebay-drop";
+        Err(Untranslatable { message: format!("`{field}` cannot be said to a Gemini model: {why}; {cure}."), field })
+    }
+
+    /// A field that nobody here knows: nothing is lost of one that says nothing.
+    ///
+    /// # Errors
+    /// Unless the caller lets it be dropped.
+    pub(super) fn lose_unknown(self, field: impl Into<String>, value: &RawValue) -> Result<(), Untranslatable> {
+        if is_blank(value) { Ok(()) } else { self.lose(field, "its protocol has no such field") }
+    }
+}
+
+/// What makes no sense to any upstream, or cannot be left out without changing the rest.
+pub(super) fn wrong(field: impl Into<String>, what: &str) -> Untranslatable {
+    let field = field.into();
+    Untranslatable { message: format!("`{field}` {what}."), field }
+}
+
+/// Whether the caller allows dropping `field`, a path: by its name without indices, or by that of the field it stands in.
+fn may_drop(request: &Request, field: &str) -> bool {
+    let name = without_indices(field);
+    let outer = name.split('.').next().unwrap_or_default();
+    let allowed = request.headers().get("x-forebay-drop").unwrap_or_default();
+    allowed.split(',').map(str::trim).any(|one| one == "*" || one == field || one == name || one == outer)
+}
+
+/// `messages[2].content[0].detail` as `messages.content.detail`.
+fn without_indices(path: &str) -> String {
+    let mut depth = 0_usize;
+    let outside = path.chars().filter(|character| match character {
+        '[' => {
+            depth += 1;
+            false
+        }
+        ']' => {
+            depth = depth.saturating_sub(1);
+            false
+        }
+        _ => depth == 0,
+    });
+    outside.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drops(allowed: &str, field: &str) -> bool {
+        let request = Request::chat("m", serde_json::json!([]));
+        let request =
+            if allowed.is_empty() { request } else { request.with_header("x-forebay-drop", allowed).unwrap() };
+        Losses::of(&request).lose(field, "x").is_ok()
+    }
+
+    #[test]
+    fn what_may_be_dropped_is_named_in_any_of_its_ways() {
+        for (allowed, field) in [
+            ("*", "logit_bias"),
+            ("seed, logit_bias", "logit_bias"),
+            ("messages.name", "messages[3].name"),
+            ("messages[3].name", "messages[3].name"),
+            ("tools", "tools[0].type"),
+        ] {
+            assert!(drops(allowed, field), "{allowed}: {field}");
+        }
+        for (allowed, field) in [("", "user"), ("seed", "user"), ("name", "messages[3].name"), ("use", "user")] {
+            assert!(!drops(allowed, field), "{allowed}: {field}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_field_and_the_cure() {
+        let request = Request::chat("m", serde_json::json!([]));
+        let refused = Losses::of(&request).lose("user", "it has no users").unwrap_err();
+        assert_eq!(refused.field, "user");
+        assert!(refused.message.contains("`user`") && refused.message.contains("x-forebay-drop"));
+    }
+}
