@@ -138,7 +138,8 @@ impl<'a> Config<'a> {
                 self.response_json_schema = Some(Raw(schema));
             }
             _ => {
-                return losses.lose("response_format", "it has no other formats than text, json_object and json_schema");
+                return losses
+                    .lose("response_format", "it has no other formats than text, json_object and json_schema");
             }
         }
         self.response_mime_type = Some("application/json");
