@@ -99,6 +99,14 @@ fn errors_come_in_openais_envelope_with_a_code_that_is_a_string() {
 }
 
 #[test]
+fn a_page_of_a_proxy_comes_as_an_error_in_json() {
+    let (_simulator, daemon) = stage(|settings| settings.odds.set(Fault::Status(502), 1.0));
+    let reply = daemon.ask(post(CHAT, "", chat("hello")));
+    assert_eq!((reply.status, reply.header("content-type")), (502, Some("application/json")), "{}", reply.text());
+    assert!(reply.json()["error"]["message"].is_string());
+}
+
+#[test]
 fn limits_that_only_bodies_tell_are_kept_to() {
     let (simulator, daemon) = stage(|settings| {
         settings.limits.requests_per_second = Some(Rate::per_second(20));

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, ready};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
@@ -32,8 +32,8 @@ pub(super) async fn run(
     mut aborted: oneshot::Receiver<Option<Error>>,
 ) -> AttemptEnd {
     let timeouts = attempt.account.upstream.timeouts;
-    let created = WallClock::new().at(clock::now()).duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref(), created) {
+    let now = WallClock::new().at(clock::now());
+    let encoded = match dialect::encode(&attempt.request, &attempt.account, attempt.model.as_deref(), now) {
         Ok(encoded) => encoded,
         Err(untranslatable) => return AttemptEnd::Failed(unsaid(untranslatable)),
     };
@@ -256,7 +256,13 @@ fn error_answer(
     // The wall clock is for answers that name a date without one of their own.
     let mut failure = classify::classify(status, all, &body, WallClock::new().at(clock::now()));
     let mut shown = attempt.redactor.redact_headers(&headers::pick_for_caller(all.clone()));
-    let mut body = attempt.redactor.redact(&answers.error(body));
+    let said = answers.error(body.clone());
+    if said != body {
+        // Put into another form: a proxy's page of HTML has become JSON.
+        shown.retain(|name| *name != CONTENT_TYPE);
+        shown.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    let mut body = attempt.redactor.redact(&said);
     if is_lost {
         // An empty body would look as if nothing had been said.
         let message = format!("the upstream answered {status}, and what it said about it was lost on the way");

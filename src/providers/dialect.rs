@@ -3,6 +3,8 @@
 //! Callers speak OpenAI's protocol, or Anthropic's on its own routes. Where the upstream speaks the same, requests and
 //! answers pass as they are; where it does not, they are translated both ways.
 
+use std::time::SystemTime;
+
 use bytes::{Bytes, BytesMut};
 
 use super::gemini;
@@ -37,7 +39,7 @@ pub(crate) struct Untranslatable {
     pub(crate) message: String,
 }
 
-/// The request to `account`, for the upstream's `model`. `created` is now, in unix seconds: for answers that do not say it.
+/// The request to `account`, for the upstream's `model`. An answer that does not say when it was made was made `now`.
 ///
 /// # Errors
 /// What the upstream's protocol cannot express.
@@ -45,11 +47,11 @@ pub(crate) fn encode(
     request: &Request,
     account: &Account,
     model: Option<&str>,
-    created: u64,
+    now: SystemTime,
 ) -> Result<Encoded, Untranslatable> {
     match account.upstream.kind {
         UpstreamKind::OpenAi => Ok(openai::encode(request, account, model)),
-        UpstreamKind::Gemini => gemini::encode(request, account, model, created),
+        UpstreamKind::Gemini => gemini::encode(request, account, model, now),
         UpstreamKind::Anthropic => Err(Untranslatable {
             field: "model".to_owned(),
             message: "nothing is sent to upstreams of this kind yet".to_owned(),

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
@@ -85,7 +85,8 @@ impl Client {
     }
 
     async fn read(&self, prompt: &str) -> Result<Reply, TransportError> {
-        let encoded = dialect::encode(&chat(prompt), &self.account, None, 0).expect("a chat is sent as it is");
+        let encoded = dialect::encode(&chat(prompt), &self.account, None, SystemTime::UNIX_EPOCH)
+            .expect("a chat is sent as it is");
         let request = HttpRequest {
             upstream: self.account.upstream.clone(),
             url: encoded.url,

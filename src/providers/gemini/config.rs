@@ -158,10 +158,10 @@ fn thinking(effort: &RawValue, model: &Model<'_>, losses: Losses<'_>) -> Result<
         ("minimal" | "low", false) => budget(1_024),
         ("medium", false) => budget(8_192),
         ("high", false) => budget(24_576),
-        ("minimal", true) => level("minimal"),
-        ("low", true) => level("low"),
-        ("medium", true) => level("medium"),
-        ("high", true) => level("high"),
+        ("minimal", true) => level("MINIMAL"),
+        ("low", true) => level("LOW"),
+        ("medium", true) => level("MEDIUM"),
+        ("high", true) => level("HIGH"),
         ("none", true) => {
             let why = "models of its third generation on always think; `minimal` is the least";
             return losses.lose("reasoning_effort", why).map(|()| None);

@@ -1,5 +1,7 @@
 //! A chat as it goes to one account.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use http::header::HeaderName;
 use serde::Serialize;
@@ -32,7 +34,7 @@ struct Ask<'a> {
     generation_config: Option<Config<'a>>,
 }
 
-/// The request to `account`, for the upstream's `model`. `created` is when, in unix seconds.
+/// The request to `account`, for the upstream's `model`. Its answer was made `now`.
 ///
 /// # Errors
 /// What Gemini's protocol cannot express and the caller does not let go.
@@ -40,7 +42,7 @@ pub(crate) fn encode(
     request: &Request,
     account: &Account,
     model: Option<&str>,
-    created: u64,
+    now: SystemTime,
 ) -> Result<Encoded, Untranslatable> {
     let name = model.or(request.model()).ok_or_else(|| wrong("model", "is missing"))?;
     let model = Model(name);
@@ -51,7 +53,7 @@ pub(crate) fn encode(
         headers: headers(request, account),
         body: Bytes::from(body),
         answers: Box::new(Translated {
-            created,
+            created: now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             model: name.to_owned(),
             tells_usage: request.body().usage_ask() == UsageAsk::Asked,
         }),

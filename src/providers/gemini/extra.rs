@@ -3,13 +3,15 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-/// Fields under `extra_content.google`, as they came.
+use super::fields::compact;
+
+/// Fields under `extra_content.google`, as they came but for white space: an event of a stream has one line.
 #[derive(Debug, Default)]
 pub(super) struct Extra<'a> {
     signature: Option<&'a RawValue>,
-    parts: Vec<&'a RawValue>,
+    parts: Vec<Box<RawValue>>,
     finish: Option<String>,
-    fields: Vec<(String, &'a RawValue)>,
+    fields: Vec<(String, Box<RawValue>)>,
 }
 
 impl<'a> Extra<'a> {
@@ -24,8 +26,8 @@ impl<'a> Extra<'a> {
     }
 
     /// A part that is no text.
-    pub(super) fn part(&mut self, part: &'a RawValue) {
-        self.parts.push(part);
+    pub(super) fn part(&mut self, part: &RawValue) {
+        self.parts.push(in_one_line(part));
     }
 
     /// Gemini's own word for how it ended.
@@ -34,8 +36,8 @@ impl<'a> Extra<'a> {
     }
 
     /// A field of the candidate.
-    pub(super) fn add(&mut self, name: &str, value: &'a RawValue) {
-        self.fields.push((name.to_owned(), value));
+    pub(super) fn add(&mut self, name: &str, value: &RawValue) {
+        self.fields.push((name.to_owned(), in_one_line(value)));
     }
 
     /// Nothing where there is nothing in it: for a field that is then left out.
@@ -44,6 +46,10 @@ impl<'a> Extra<'a> {
             self.signature.is_none() && self.parts.is_empty() && self.finish.is_none() && self.fields.is_empty();
         (!is_empty).then_some(self)
     }
+}
+
+fn in_one_line(value: &RawValue) -> Box<RawValue> {
+    RawValue::from_string(compact(value.get())).expect("JSON is JSON without its white space")
 }
 
 impl Serialize for Extra<'_> {

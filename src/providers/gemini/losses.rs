@@ -21,12 +21,13 @@ impl<'a> Losses<'a> {
     /// # Errors
     /// Unless the caller lets it be dropped.
     pub(super) fn lose(self, field: impl Into<String>, why: &str) -> Result<(), Untranslatable> {
-        let field = field.into();
+        let field = shown(field.into());
         if may_drop(self.0, &field) {
             return Ok(());
         }
-        let cure = "leave it out, or allow dropping it with the header x-forebay-drop";
-        Err(Untranslatable { message: format!("`{field}` cannot be said to a Gemini model: {why}; {cure}."), field })
+        let name = without_indices(&field);
+        let cure = format!("Leave it out, or allow that with the header `x-forebay-drop: {name}`");
+        Err(Untranslatable { message: format!("`{field}` cannot be said to a Gemini model: {why}. {cure}."), field })
     }
 
     /// A field that nobody here knows: nothing is lost of one that says nothing.
@@ -44,12 +45,18 @@ pub(super) fn wrong(field: impl Into<String>, what: &str) -> Untranslatable {
     Untranslatable { message: format!("`{field}` {what}."), field }
 }
 
-/// Whether the caller allows dropping `field`, a path: by its name without indices, or by that of the field it stands in.
-fn may_drop(request: &Request, field: &str) -> bool {
-    let name = without_indices(field);
-    let outer = name.split('.').next().unwrap_or_default();
+/// A path as it may stand in an error and in a log: names in it may be of the caller's own making.
+fn shown(path: String) -> String {
+    const MAX_PATH: usize = 128;
+    let is_fit = path.len() <= MAX_PATH && path.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_fit { path } else { "(unnamed)".to_owned() }
+}
+
+/// Whether the caller allows dropping the field at `path`, which it names without indices.
+fn may_drop(request: &Request, path: &str) -> bool {
+    let name = without_indices(path);
     let allowed = request.headers().get("x-forebay-drop").unwrap_or_default();
-    allowed.split(',').map(str::trim).any(|one| one == "*" || one == field || one == name || one == outer)
+    allowed.split(',').map(str::trim).any(|one| one == "*" || one == name)
 }
 
 /// `messages[2].content[0].detail` as `messages.content.detail`.
@@ -86,12 +93,11 @@ mod tests {
             ("*", "logit_bias"),
             ("seed, logit_bias", "logit_bias"),
             ("messages.name", "messages[3].name"),
-            ("messages[3].name", "messages[3].name"),
-            ("tools", "tools[0].type"),
+            ("tools.type", "tools[0].type"),
         ] {
             assert!(drops(allowed, field), "{allowed}: {field}");
         }
-        for (allowed, field) in [("", "user"), ("seed", "user"), ("name", "messages[3].name"), ("use", "user")] {
+        for (allowed, field) in [("", "user"), ("seed", "user"), ("messages", "messages[3].name"), ("use", "user")] {
             assert!(!drops(allowed, field), "{allowed}: {field}");
         }
     }
@@ -101,6 +107,7 @@ mod tests {
         let request = Request::chat("m", serde_json::json!([]));
         let refused = Losses::of(&request).lose("user", "it has no users").unwrap_err();
         assert_eq!(refused.field, "user");
-        assert!(refused.message.contains("`user`") && refused.message.contains("x-forebay-drop"));
+        assert!(refused.message.contains("`user`") && refused.message.contains("x-forebay-drop: user"));
+        assert_eq!(Losses::of(&request).lose("a private name", "x").unwrap_err().field, "(unnamed)");
     }
 }

@@ -5,7 +5,7 @@ mod requests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
@@ -17,6 +17,10 @@ use crate::providers::sse::SseParser;
 
 /// When all golden answers were made.
 const CREATED: u64 = 1_700_000_000;
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(CREATED)
+}
 
 fn golden(folder: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gemini").join(folder)
@@ -58,7 +62,7 @@ fn request(text: &str) -> Request {
 }
 
 fn encoded(request: &Request) -> Result<Encoded, Untranslatable> {
-    encode(request, &account(&[]), None, CREATED)
+    encode(request, &account(&[]), None, now())
 }
 
 /// How answers are read by whoever asked for usage.
@@ -139,6 +143,16 @@ fn a_stream_without_its_finish_reasons_is_not_complete() {
         assert!(!is_complete && !heard.contains("[DONE]"), "{end}");
     }
     assert!(streamed(&reader(), [two.as_bytes()]).2);
+}
+
+#[test]
+fn an_event_of_many_lines_becomes_events_of_one() {
+    let given = std::fs::read_to_string(golden("answers/withheld.json")).unwrap();
+    let event: String = given.lines().map(|line| format!("data: {line}\n")).collect();
+    let (heard, steps, is_complete) = streamed(&reader(), [event.as_bytes(), b"\n"]);
+    assert!(is_complete && steps == [Step::Content], "{steps:?}");
+    assert!(heard.lines().all(|line| line.is_empty() || line.starts_with("data: ")), "{heard}");
+    assert!(heard.contains(r#""inlineData":{"mimeType":"image/png""#), "{heard}");
 }
 
 #[test]

@@ -143,8 +143,13 @@ fn choice<'a>(candidate: Candidate<'a>, id: &str) -> Result<Choice<'a>, String> 
     // By Google's word, a candidate without a reason has not finished.
     let finish = finish.ok_or("a candidate that has not finished")?;
     let (mut texts, mut thoughts, mut calls) = (Vec::new(), Vec::new(), Vec::new());
-    let has_parts = !parts.is_empty();
+    let mut has_content = false;
     for Part { said, signature } in parts {
+        has_content |= match said {
+            Said::Text(text) => !is_blank(text) || signature.is_some(),
+            Said::Thought(text) => !is_blank(text),
+            Said::Call(_) | Said::Other(_) => true,
+        };
         match said {
             Said::Text(text) => {
                 texts.push(text);
@@ -161,7 +166,7 @@ fn choice<'a>(candidate: Candidate<'a>, id: &str) -> Result<Choice<'a>, String> 
     if finish.says_more() {
         extra.finish(&finish.0);
     }
-    let refusal = if has_parts { None } else { finish.refusal() };
+    let refusal = if has_content { None } else { finish.refusal() };
     let has_text = texts.iter().any(|text| !is_blank(text)) || (calls.is_empty() && refusal.is_none());
     let message = Message {
         role: "assistant",
