@@ -28,7 +28,7 @@ pub(crate) fn run(configuration: &Configuration) -> ExitCode {
 /// Who serves which model, best rank first; in comments, so that the whole output is one TOML file.
 fn who_serves(config: &Config) -> String {
     let routes = config.routes.keys().map(|route| (route.clone(), targets(config, route)));
-    let addressed = config.usable().map(|(name, _)| (format!("{name}/ANY"), format!("{name}, as ANY")));
+    let addressed = config.upstreams.keys().map(|name| (format!("{name}/ANY"), format!("{name}, as ANY")));
     let names = config.names().into_iter().map(|(name, _)| name).filter(|name| !config.routes.contains_key(name));
     let exact = names.map(|name| (name.clone(), targets(config, &name)));
     let patterns =

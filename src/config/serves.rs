@@ -4,12 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Config, Target, UpstreamSection};
-use crate::messages::UpstreamKind;
-
-/// Whether calls can be sent to upstreams of this kind already.
-pub(crate) fn is_in_force(kind: UpstreamKind) -> bool {
-    matches!(kind, UpstreamKind::OpenAi | UpstreamKind::Anthropic)
-}
 
 impl Config {
     /// Who serves `model`, to be tried in order; empty when nobody does.
@@ -18,17 +12,16 @@ impl Config {
     /// name in `models`; the longest pattern. Several upstreams at one rank come in alphabetical order.
     pub fn targets(&self, model: &str) -> Vec<Target> {
         if let Some(targets) = self.routes.get(model) {
-            let is_usable = |name: &str| self.upstreams.get(name).is_some_and(UpstreamSection::is_usable);
-            return targets.iter().filter(|(name, _)| is_usable(name)).cloned().collect();
+            return targets.clone();
         }
         if let Some((upstream, inner)) = model.split_once('/')
             && !inner.is_empty()
-            && let Some((name, _)) = self.usable().find(|(name, _)| name.as_ref() == upstream)
+            && let Some((name, _)) = self.upstreams.iter().find(|(name, _)| name.as_ref() == upstream)
         {
             return vec![(Arc::clone(name), inner.into())];
         }
-        let best = self.usable().filter_map(|(_, upstream)| upstream.rank(model)).max();
-        let at_best = self.usable().filter(|(_, upstream)| best.is_some() && upstream.rank(model) == best);
+        let best = self.upstreams.iter().filter_map(|(_, upstream)| upstream.rank(model)).max();
+        let at_best = self.upstreams.iter().filter(|(_, upstream)| best.is_some() && upstream.rank(model) == best);
         at_best.map(|(name, _)| (Arc::clone(name), model.into())).collect()
     }
 
@@ -36,7 +29,7 @@ impl Config {
     /// serves it, or `forebay` for a route.
     pub fn names(&self) -> Vec<(String, String)> {
         let mut names = BTreeMap::new();
-        for (owner, upstream) in self.usable() {
+        for (owner, upstream) in self.upstreams.iter() {
             for model in upstream.models.iter().filter(|entry| !entry.ends_with('*')) {
                 names.entry(model.clone()).or_insert_with(|| owner.to_string());
             }
@@ -55,25 +48,16 @@ impl Config {
     /// Every pattern with the upstreams that serve it, sorted.
     pub fn patterns(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut patterns: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (name, upstream) in self.usable() {
+        for (name, upstream) in self.upstreams.iter() {
             for pattern in upstream.models.iter().filter(|entry| entry.ends_with('*')) {
                 patterns.entry(pattern).or_default().push(name);
             }
         }
         patterns
     }
-
-    /// The upstreams that can be used, in alphabetical order.
-    pub(crate) fn usable(&self) -> impl Iterator<Item = (&Arc<str>, &UpstreamSection)> {
-        self.upstreams.iter().filter(|(_, upstream)| upstream.is_usable())
-    }
 }
 
 impl UpstreamSection {
-    fn is_usable(&self) -> bool {
-        is_in_force(self.upstream.kind)
-    }
-
     /// How well `models` matches.
     fn rank(&self, model: &str) -> Option<usize> {
         self.models.iter().filter_map(|entry| rank(entry, model)).max()
@@ -107,8 +91,6 @@ mod tests {
         targets = ["other/new-4", "b/m", "a/other"]
         [routes.covered]
         targets = ["b/m"]
-        [routes.later]
-        targets = ["other/new-4"]
     "#;
 
     fn serving(model: &str) -> Vec<String> {
@@ -118,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_route_comes_before_everything_and_keeps_its_order() {
-        assert_eq!(serving("smart"), ["b/m", "a/other"]);
+        assert_eq!(serving("smart"), ["other/new-4", "b/m", "a/other"]);
         assert_eq!(serving("covered"), ["b/m"]);
     }
 
@@ -132,7 +114,7 @@ mod tests {
     fn a_slash_of_no_known_upstream_is_part_of_the_name() {
         assert_eq!(serving("vendor/x"), ["b/vendor/x"]);
         assert_eq!(serving("a/"), ["a/a/"]);
-        assert_eq!(serving("other/new-4"), ["a/other/new-4"]);
+        assert_eq!(serving("nobody/new-4"), ["a/nobody/new-4"]);
     }
 
     #[test]
@@ -142,26 +124,20 @@ mod tests {
 
     #[test]
     fn the_longest_pattern_wins() {
-        assert_eq!(serving("gpt-4o"), ["b/gpt-4o"]);
+        assert_eq!(serving("gpt-4o"), ["other/gpt-4o"]);
+        assert_eq!(serving("gpt-4.1"), ["b/gpt-4.1"]);
         assert_eq!(serving("other"), ["a/other"]);
     }
 
     #[test]
     fn upstreams_at_one_rank_come_in_alphabetical_order() {
-        assert_eq!(serving("shared"), ["a/shared", "b/shared"]);
-    }
-
-    #[test]
-    fn kinds_not_in_force_serve_nothing() {
-        assert_eq!(serving("later"), [""; 0]);
-        let config = Config::from_toml(TEXT).expect("a valid configuration");
-        assert!(config.names().iter().all(|(name, _)| name != "new-4" && name != "later"));
+        assert_eq!(serving("shared"), ["a/shared", "b/shared", "other/shared"]);
     }
 
     #[test]
     fn names_are_sorted_and_owned() {
         let config = Config::from_toml(TEXT).expect("a valid configuration");
         let names: Vec<_> = config.names().into_iter().map(|(name, owner)| format!("{name}={owner}")).collect();
-        assert_eq!(names, ["covered=forebay", "m=b", "shared=a", "smart=forebay", "vendor/x=b"]);
+        assert_eq!(names, ["covered=forebay", "m=b", "new-4=other", "shared=a", "smart=forebay", "vendor/x=b"]);
     }
 }

@@ -7,7 +7,6 @@ use http::header::HeaderValue;
 
 use super::secret::check_key;
 use super::section::Section;
-use super::serves::is_in_force;
 use super::{Limits, Prices, Retry, Target, UpstreamSection, schema, values};
 use crate::messages::{Account, AccountId, Headers, Price, Timeouts, Upstream, UpstreamKind};
 
@@ -22,11 +21,7 @@ pub(super) fn read_all(all: &mut Section<'_>, retries: Retry) -> BTreeMap<Arc<st
 
 fn upstream(name: &str, section: &mut Section<'_>, retries: Retry) -> UpstreamSection {
     section.check_name("upstream", name);
-    let kind_origin = section.origin_of("kind");
     let kind = section.get("kind", values::choice(&KINDS)).unwrap_or(UpstreamKind::OpenAi);
-    if !is_in_force(kind) {
-        section.warn("kind", kind_origin, "is not in force yet: nothing is sent to this upstream");
-    }
     let base_url =
         section.need("base_url", "base_url = \"https://…\", such as \"https://api.openai.com/v1\"", values::base_url);
     let keys = section.secrets("api_keys", check_key);

@@ -137,7 +137,7 @@ impl Switchboard {
                 targets.filter_map(|(name, model)| Some(Target { lane: lane(&name)?, model: Some(model) })).collect()
             }
             None => {
-                let first = self.config.usable().find_map(|(name, _)| lane(name));
+                let first = self.config.upstreams.keys().find_map(lane);
                 first.map(|lane| Target { lane, model: None }).into_iter().collect()
             }
         }

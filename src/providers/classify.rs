@@ -23,6 +23,7 @@ pub(crate) fn classify(status: u16, headers: &Headers, body: &Bytes, now: System
     let kind = match status {
         300..=399 => FailureKind::Redirected,
         401 => FailureKind::KeyRefused,
+        400 | 403 if error.is_key_refused() => FailureKind::KeyRefused,
         429 if error.is_out_of_quota() => FailureKind::OutOfQuota,
         429 => FailureKind::RateLimited,
         _ => FailureKind::Status,
@@ -185,11 +186,14 @@ mod tests {
     #[test]
     fn kinds_are_told_by_status_and_body() {
         let quota = r#"{"error":{"code":"insufficient_quota"}}"#;
+        let key = r#"{"error":{"code":400,"status":"INVALID_ARGUMENT","details":[
+            {"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"}]}}"#;
         for (status, body, kind) in [
             (429, "", FailureKind::RateLimited),
             (429, quota, FailureKind::OutOfQuota),
             (400, quota, FailureKind::Status),
             (401, "", FailureKind::KeyRefused),
+            (400, key, FailureKind::KeyRefused),
             (307, "", FailureKind::Redirected),
             (500, "<html>", FailureKind::Status),
         ] {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use bytes::{Bytes, BytesMut};
 
 use super::sse::Event;
-use super::{anthropic, messages, openai};
+use super::{anthropic, gemini, messages, openai};
 use crate::messages::{Account, Endpoint, Headers, Request, UpstreamKind, Usage};
 
 /// Whether calls to `endpoint` can be sent to upstreams of this kind.
@@ -16,7 +16,7 @@ pub(crate) fn speaks(kind: UpstreamKind, endpoint: Endpoint) -> bool {
     match kind {
         UpstreamKind::OpenAi => !endpoint.is_anthropics_own(),
         UpstreamKind::Anthropic => endpoint.is_anthropics_own() || endpoint == Endpoint::ChatCompletions,
-        UpstreamKind::Gemini => false,
+        UpstreamKind::Gemini => endpoint == Endpoint::ChatCompletions,
     }
 }
 
@@ -54,10 +54,7 @@ pub(crate) fn encode(
             Ok(messages::encode(request, account, model))
         }
         UpstreamKind::Anthropic => anthropic::encode(request, account, model, now),
-        UpstreamKind::Gemini => Err(Untranslatable {
-            field: "model".to_owned(),
-            message: "nothing is sent to upstreams of this kind yet".to_owned(),
-        }),
+        UpstreamKind::Gemini => gemini::encode(request, account, model, now),
     }
 }
 

@@ -95,6 +95,12 @@ impl ErrorBody {
             let delay = detail.get("retryDelay").and_then(Value::as_str);
             self.retry_delay = delay.and_then(waits::leading).or(self.retry_delay);
         }
+        // A key that is not valid is told nowhere else.
+        if kind.ends_with("ErrorInfo")
+            && let Some(reason) = detail.get("reason").and_then(Value::as_str).filter(|reason| !reason.is_empty())
+        {
+            self.word(reason);
+        }
         if kind.ends_with("QuotaFailure") {
             for violation in detail.get("violations").and_then(Value::as_array).into_iter().flatten() {
                 let id = violation.get("quotaId").and_then(Value::as_str).unwrap_or_default();
@@ -149,6 +155,11 @@ impl ErrorBody {
     /// details" over a limit per minute. A quota per day counts, although Google sends a short delay along with it.
     pub(crate) fn is_out_of_quota(&self) -> bool {
         self.day_is_used_up || self.is_out_of_money()
+    }
+
+    /// Whether the key is not accepted, by Google's word: it says so under the status of a request that cannot be read.
+    pub(crate) fn is_key_refused(&self) -> bool {
+        self.has_word("api_key_invalid") || self.has_word("api_key_expired")
     }
 
     /// Whether a quota of a whole day is used up, by Google's word.

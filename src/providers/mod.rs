@@ -11,6 +11,7 @@ pub(crate) mod dialect;
 mod edits;
 pub(crate) mod error_body;
 mod fields;
+mod gemini;
 pub(crate) mod headers;
 pub(crate) mod limits;
 mod losses;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::ask::{Ask, Kind, fnv, tokens};
-use super::{anthropic, events};
+use super::{anthropic, events, gemini};
 
 /// As much of a prompt as its echo repeats, in characters.
 const ECHOED: usize = 200;
@@ -87,6 +87,7 @@ pub(super) fn spent(ask: &Ask) -> Spent {
 /// The good answer to `ask`.
 pub(super) fn good(ask: &Ask, stamp: Stamp) -> Good {
     match ask.kind {
+        Kind::Generate => gemini::good(ask, stamp),
         _ if ask.stream => Good::Stream(events::stream(ask, stamp)),
         Kind::Chat => whole(chat(ask, stamp)),
         Kind::Completion => whole(completion(ask, stamp)),

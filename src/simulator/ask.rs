@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Message,
     /// Anthropic's count of a message's tokens.
     CountTokens,
+    /// Google's `generateContent`, whole or as a stream.
+    Generate,
 }
 
 impl Kind {
@@ -27,7 +29,7 @@ impl Kind {
             "/moderations" => Some(Kind::Moderation),
             "/messages" => Some(Kind::Message),
             "/messages/count_tokens" => Some(Kind::CountTokens),
-            _ => None,
+            _ => super::gemini::at(path).map(|_| Kind::Generate),
         }
     }
 
@@ -41,6 +43,7 @@ impl Kind {
             Kind::Moderation => "moderations",
             Kind::Message => "messages",
             Kind::CountTokens => "messages/count_tokens",
+            Kind::Generate => "generateContent",
         }
     }
 
@@ -96,6 +99,7 @@ impl Ask {
                 let (prompts, bytes) = chat(&body["messages"])?;
                 (prompts, bytes + text(&body["system"]).len())
             }
+            Kind::Generate => return Err("its model stands in its path".to_owned()),
             Kind::Response => response(&body["input"])?,
             Kind::Completion => inputs(&body["prompt"], "prompt")?,
             Kind::Embedding | Kind::Moderation => inputs(&body["input"], "input")?,

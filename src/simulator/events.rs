@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::answers::{Events, Stamp, echoes, item_id, message_item, response, text_part, usage};
 use super::anthropic;
 use super::ask::{Ask, Kind};
+use super::gemini;
 
 /// The events of the answer to `ask`.
 pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
@@ -15,10 +16,13 @@ pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
     }
 }
 
-/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses; or as Anthropic does.
+/// An error as an event of a stream, as OpenAI sends it: unnamed on chats, named on responses; or as Anthropic or Google
+/// does.
 pub(super) fn error(kind: Kind, message: &str) -> String {
-    if kind == Kind::Message {
-        return anthropic::error_event(message);
+    match kind {
+        Kind::Message => return anthropic::error_event(message),
+        Kind::Generate => return data(&gemini::error(500, message, Vec::new())),
+        _ => {}
     }
     if kind == Kind::Response {
         let event =
@@ -37,7 +41,7 @@ pub(super) fn broken(event: &str) -> String {
     format!("{}\n\n", event[..end].trim_end())
 }
 
-fn data(value: &Value) -> String {
+pub(super) fn data(value: &Value) -> String {
     format!("data: {value}\n\n")
 }
 

@@ -11,6 +11,7 @@ use super::answers::{self, Good};
 use super::anthropic;
 use super::ask::{Ask, Kind, fnv};
 use super::faults::{self, Fault, Step};
+use super::gemini;
 use super::http::{self, Body, Broken, Head, Wire};
 use super::ledger::{End, Visit};
 use super::limits::{Headers, Scarce};
@@ -56,7 +57,8 @@ async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After
     let Some(kind) = kind else { return lookup(wire, provider, &head).await };
     let key = fnv(&head.key);
     let (number, visit, draw) = provider.arrived(kind, key);
-    let mut call = Call { wire, provider, visit, kind, key, number, keep_alive: head.keep_alive, told: None };
+    let (keep_alive, path) = (head.keep_alive, head.path.clone());
+    let mut call = Call { wire, provider, visit, kind, path, key, number, keep_alive, told: None };
     let lacks_version = kind.is_anthropics() && !head.has_version;
     // Before the body is read, and so before the text could order anything else.
     if draw.fault == Some(Fault::ResetUnread) {
@@ -148,6 +150,7 @@ struct Call<'a> {
     provider: &'a Arc<Provider>,
     visit: Visit,
     kind: Kind,
+    path: String,
     key: u64,
     number: u64,
     keep_alive: bool,
@@ -159,7 +162,11 @@ impl Call<'_> {
     async fn answer(&mut self, body: &[u8], draw: faults::Draw) -> io::Result<After> {
         let body_hash = fnv(body);
         self.provider.ledger.read(body_hash);
-        let read = Ask::read(self.kind, body).and_then(|ask| Ok((faults::script(&ask.prompt())?, ask)));
+        let read = match self.kind {
+            Kind::Generate => gemini::read(&self.path, body),
+            kind => Ask::read(kind, body),
+        };
+        let read = read.and_then(|ask| Ok((faults::script(&ask.prompt())?, ask)));
         let (steps, ask) = match read {
             Ok(read) => read,
             Err(message) => {
@@ -332,9 +339,10 @@ impl Call<'_> {
         if reset {
             return Ok(After::Reset);
         }
-        let (limits, body) = match self.kind.is_anthropics() {
-            true => (anthropic::told(limits), anthropic::refusal(refusal)),
-            false => (*limits, refusal.body(limits, &ask.model)),
+        let (limits, body) = match self.kind {
+            Kind::Message | Kind::CountTokens => (anthropic::told(limits), anthropic::refusal(refusal)),
+            Kind::Generate => (*limits, gemini::refused(refusal, limits)),
+            _ => (*limits, refusal.body(limits, &ask.model)),
         };
         if let Some(told) = refusal.told(&limits) {
             self.provider.hold(self.key, told);
@@ -386,13 +394,19 @@ impl Call<'_> {
     }
 
     async fn json(&mut self, status: u16, headers: Headers, body: &Value) -> io::Result<After> {
-        let headers = self.headers(headers);
-        let body = in_words_of(Some(self.kind), status, body);
+        let mut headers = self.headers(headers);
+        let body = match self.kind {
+            Kind::Generate => gemini::translated(status, &mut headers, body),
+            kind => in_words_of(Some(kind), status, body),
+        };
         send_json(self.wire, status, headers, &body, self.keep_alive).await
     }
 
     /// `more`, and those that every answer to a call has.
     fn headers(&self, more: Headers) -> Headers {
+        if self.kind == Kind::Generate {
+            return more;
+        }
         let id = format!("req_{:08x}", self.number);
         let mut headers = match self.kind.is_anthropics() {
             true => vec![("request-id", id), ("anthropic-organization-id", "simulator".to_owned())],

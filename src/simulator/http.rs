@@ -239,7 +239,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, Broken> {
             "connection" if has(b"keep-alive") => head.keep_alive = true,
             "expect" => head.expects_continue = has(b"100-continue"),
             "anthropic-version" => head.has_version = !value.is_empty(),
-            "authorization" | "x-api-key" | "api-key" => head.key = value.to_vec(),
+            "authorization" | "x-api-key" | "api-key" | "x-goog-api-key" => head.key = value.to_vec(),
             _ => {}
         }
     }

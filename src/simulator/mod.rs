@@ -1,5 +1,5 @@
-//! A fault-injecting provider that speaks OpenAI's protocol and, at `/v1/messages`, Anthropic's: behind `forebay simulate`
-//! and `forebay demo`, and for tests.
+//! A fault-injecting provider that speaks OpenAI's protocol and, on their own paths, Anthropic's and Google's: behind
+//! `forebay simulate` and `forebay demo`, and for tests.
 //!
 //! It speaks HTTP/1.1 on bare sockets, since what it is for (resets, cut bodies, stalls, garbage) is below what an HTTP
 //! server lets one do. Its tasks are `Send` and need nothing but a tokio runtime, an actix System's included.
@@ -27,6 +27,7 @@ mod ask;
 mod events;
 mod exchange;
 mod faults;
+mod gemini;
 mod http;
 mod ledger;
 pub mod limits;

@@ -2,6 +2,7 @@
 //! floods of the mailbox, a storm of crashing request actors, chats in another protocol, and every fault of a wire.
 
 mod floods;
+mod gemini;
 mod storm;
 mod translated;
 mod wires;
