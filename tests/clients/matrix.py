@@ -88,7 +88,7 @@ def run(row, tools, features):
     with contextlib.ExitStack() as stack:
         provider = stack.enter_context(simulator("--chunk-gap=1ms"))
         slow = stack.enter_context(simulator("--chunks=300", "--chunk-gap=50ms"))
-        models = ["gpt-4o-mini", "text-embedding-3-small"]
+        models = ["gpt-4o-mini", "text-embedding-3-small", "claude-sonnet-4-5"]
         kind = arguments[0] if needs in ("anthropic", "gemini") else "anthropic" if needs == "/v1/messages" else "openai"
         more = f'kind = "{kind}"\n{UPSTREAM}' + f"""
 [upstreams.slow]

@@ -5,6 +5,8 @@ import { readFileSync } from "node:fs";
 
 export { assert };
 export const place = JSON.parse(process.env.MATRIX);
+// As Anthropic's SDK takes it.
+export const [ROOT, GUARDED_ROOT] = [place.url, place.guarded].map((url) => url.replace(/\/v1$/, ""));
 export const [MODEL, SLOW, EMBEDDER] = ["gpt-4o-mini", "slow", "text-embedding-3-small"];
 export const KEY = "sk-callers-own-0000000001";
 // What the gateway makes of a call that fails and fails again.

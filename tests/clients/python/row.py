@@ -18,6 +18,8 @@ from support import echo  # noqa: E402,F401
 
 PLACE = json.loads(os.environ["MATRIX"])
 URL, GUARDED = PLACE["url"], PLACE["guarded"]
+# As Anthropic's SDK takes it.
+ROOT, GUARDED_ROOT = URL.removesuffix("/v1"), GUARDED.removesuffix("/v1")
 MODEL, SLOW, EMBEDDER = "gpt-4o-mini", "slow", "text-embedding-3-small"
 KEY = "sk-callers-own-0000000001"
 # What the gateway makes of a call that fails and fails again.

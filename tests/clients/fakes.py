@@ -1,0 +1,166 @@
+"""Providers that nobody here wrote, behind the real daemon: llmock, which also judges its client, and aimock under chaos.
+
+usage: fakes.py [--older VENV] [--node FOLDER]   (as matrix.py)"""
+
+import argparse
+import asyncio
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "python"))
+
+import openai  # noqa: E402
+
+from support import gateway  # noqa: E402
+
+CALLS = 200
+# A caller that is told its stream has broken asks again; one that is told nothing would not.
+ASKS = 8
+
+
+def free_port():
+    # Neither of them can be told to take one and to say which.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(command, port, path):
+    """A server on that port that has answered at `path`."""
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            end = time.monotonic() + 60
+            while True:
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
+                    break
+                except urllib.error.HTTPError:
+                    break
+                except OSError:
+                    log.seek(0)
+                    assert process.poll() is None and time.monotonic() < end, log.read()
+                    time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+async def one(client, prompt, stream):
+    """The text of the answer, asking again when a stream that has begun breaks; or the error."""
+    messages = [{"role": "user", "content": prompt}]
+    error = None
+    for _ in range(ASKS):
+        begun = False
+        try:
+            if not stream:
+                answer = await client.chat.completions.create(model="m", messages=messages)
+                return answer.choices[0].message.content
+            text, finish = "", None
+            async for chunk in await client.chat.completions.create(model="m", messages=messages, stream=True):
+                begun = True
+                for choice in chunk.choices:
+                    text += choice.delta.content or ""
+                    finish = choice.finish_reason or finish
+            assert finish, f"the stream of {prompt!r} ended without an error and without a finish"
+            return text
+        except openai.APIError as broken:
+            error = broken
+            if not begun:
+                break
+    return error
+
+
+async def ask_all(url, prompts):
+    limits = {"timeout": 120, "max_retries": 0, "base_url": url, "api_key": "unused"}
+    async with openai.AsyncOpenAI(**limits) as client:
+        return await asyncio.gather(*(one(client, prompt, n % 2 == 1) for n, prompt in enumerate(prompts)))
+
+
+def right_or_honest(prompts, answers, is_right, may_fail):
+    """Every call is answered with its own answer or ends with one error in the gateway's words."""
+    problems, failed = [], collections.Counter()
+    for prompt, answer in zip(prompts, answers):
+        if isinstance(answer, openai.APIError):
+            failed[f"{type(answer).__name__} {getattr(answer, 'status_code', 'in a stream')} {answer.code}"] += 1
+            if not answer.message:
+                problems.append(f"{prompt!r}: an error without a word: {answer!r}")
+        elif not is_right(prompt, answer):
+            problems.append(f"{prompt!r} is answered {answer!r}")
+    if sum(failed.values()) > may_fail:
+        problems.append(f"{sum(failed.values())} calls failed: {dict(failed)}")
+    return problems, failed
+
+
+def llmock(older):
+    port = free_port()
+    faults = ["--rpm", "3000", "--error-rate", "503=0.1", "--error-rate", "429=0.02", "--error-rate", "500=0.05"]
+    streams = ["--stream-fault", "truncate=0.1", "--stream-fault", "disconnect=0.05", "--stream-fault", "malformed=0.05", "--stream-chunk-delay-ms", "20"]
+    command = [str(older / "bin/llmock"), "serve", "-h", "127.0.0.1", "-p", str(port), "--response-style", "echo"]
+    # It takes a wait that is not longer than the one before for no backoff: with jitter one such in four is just chance.
+    upstream = 'retry = { jitter = "none", base_delay = "200ms", max_attempts = 6, retry_budget = 1.0 }'
+    prompts = [f"llmock call {n} {'x' * (1 + n % 7)}" for n in range(CALLS)]
+    with running([*command, *faults, *streams], port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
+        start = time.monotonic()
+        answers = asyncio.run(ask_all(forebay.url, prompts))
+        took = time.monotonic() - start
+        report = [str(older / "bin/llmock"), "report", "--url", fake]
+        verdict = subprocess.run([*report, "--strict"], capture_output=True, text=True)
+        counts = json.loads(subprocess.run([*report, "--json"], capture_output=True, text=True).stdout)
+    problems, failed = right_or_honest(prompts, answers, lambda prompt, answer: prompt in answer, may_fail=0)
+    print(f"llmock: {CALLS} calls, {counts['attempts']} attempts, {counts['faults_injected']} faults, "
+          f"{dict(failed) or 'none'} failed, {took:.1f} s; `llmock report --strict` exits with {verdict.returncode}")
+    if verdict.returncode or not counts["faults_injected"] or counts["attempts"] < CALLS:
+        problems.append(f"the verdict: {verdict.stdout}{verdict.stderr}")
+    return problems
+
+
+def aimock(node):
+    port = free_port()
+    chaos = ["--chaos-ratelimit", ".1", "--chaos-disconnect", ".1", "--chaos-drop", ".1", "--chaos-malformed", ".1"]
+    prompts = [f"aimock call <{n}>" for n in range(CALLS)]
+    with tempfile.TemporaryDirectory() as directory:
+        # A fixture for each call: it is the text of its own prompt that is answered.
+        fixtures = [{"match": {"userMessage": prompt}, "response": {"content": f"the answer to {prompt}"}} for prompt in prompts]
+        pathlib.Path(directory, "calls.json").write_text(json.dumps({"fixtures": fixtures}))
+        program = node / "node_modules/@copilotkit/aimock/dist/cli.js"
+        command = ["node", str(program), "-h", "127.0.0.1", "-p", str(port), "-f", directory, "--log-level", "silent"]
+        upstream = 'retry = { base_delay = "50ms", max_attempts = 6, retry_budget = 1.0 }'
+        with running([*command, *chaos], port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
+            start = time.monotonic()
+            answers = asyncio.run(ask_all(forebay.url, prompts))
+            took = time.monotonic() - start
+    # Of four kinds of chaos at a tenth each, six attempts in a row strike one call in two hundred and fifty.
+    is_right = lambda prompt, answer: answer == f"the answer to {prompt}"
+    problems, failed = right_or_honest(prompts, answers, is_right, may_fail=5)
+    print(f"aimock: {CALLS} calls, {dict(failed) or 'none'} failed, {took:.1f} s")
+    return problems
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "forebay-ci"
+    parser.add_argument("--older", default=cache / "clients-older", type=pathlib.Path)
+    parser.add_argument("--node", default=cache / "clients-node", type=pathlib.Path)
+    given = parser.parse_args()
+    problems = [*llmock(given.older), *aimock(given.node)]
+    for problem in problems[:10]:
+        print(f"FAILED {problem}")
+    print(f"{len(problems)} problems")
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()
