@@ -58,11 +58,16 @@ def running(command, port, path):
             process.wait(30)
 
 
-async def one(client, prompt, stream):
+async def one(client, places, prompt, stream):
+    async with places:
+        return await answered(client, prompt, stream)
+
+
+async def answered(client, prompt, stream):
     """The text of the answer, asking again when a stream that has begun breaks; or the error."""
     messages = [{"role": "user", "content": prompt}]
     error = None
-    for _ in range(ASKS):
+    for ask in range(ASKS):
         begun = False
         try:
             if not stream:
@@ -80,13 +85,15 @@ async def one(client, prompt, stream):
             error = broken
             if not begun:
                 break
+            await asyncio.sleep(0.3 * 2**ask)
     return error
 
 
-async def ask_all(url, prompts):
-    limits = {"timeout": 120, "max_retries": 0, "base_url": url, "api_key": "unused"}
-    async with openai.AsyncOpenAI(**limits) as client:
-        return await asyncio.gather(*(one(client, prompt, n % 2 == 1) for n, prompt in enumerate(prompts)))
+async def ask_all(url, prompts, is_stream, at_once=CALLS, timeout="60s"):
+    headers = {"x-forebay-timeout": timeout}
+    places = asyncio.Semaphore(at_once)
+    async with openai.AsyncOpenAI(timeout=120, max_retries=0, base_url=url, api_key="unused", default_headers=headers) as client:
+        return await asyncio.gather(*(one(client, places, prompt, is_stream(n)) for n, prompt in enumerate(prompts)))
 
 
 def right_or_honest(prompts, answers, is_right, may_fail):
@@ -105,31 +112,46 @@ def right_or_honest(prompts, answers, is_right, may_fail):
 
 
 def llmock(older):
+    """Errors and broken streams are judged apart: a stream that breaks behind its first content is asked for again by the
+    caller, and of two who wait, each in its own way, the judge would see one that does not know its mind."""
+    errors = ["--rpm", "3000", "--error-rate", "503=0.1", "--error-rate", "429=0.05", "--error-rate", "500=0.05"]
+    faults = ["--stream-fault", "truncate=0.15", "--stream-fault", "malformed=0.1", "--stream-chunk-delay-ms", "20"]
+    # A caller that asks again must not stand behind all others: its wait for a place would pass for its patience.
+    return judged(older, errors, lambda n: n % 2 == 1, CALLS) + judged(older, faults, lambda n: True, 12)
+
+
+def judged(older, faults, is_stream, at_once):
     port = free_port()
-    faults = ["--rpm", "3000", "--error-rate", "503=0.1", "--error-rate", "429=0.02", "--error-rate", "500=0.05"]
-    streams = ["--stream-fault", "truncate=0.1", "--stream-fault", "disconnect=0.05", "--stream-fault", "malformed=0.05", "--stream-chunk-delay-ms", "20"]
-    command = [str(older / "bin/llmock"), "serve", "-h", "127.0.0.1", "-p", str(port), "--response-style", "echo"]
+    program = str(older / "bin/llmock")
+    command = [program, "serve", "-h", "127.0.0.1", "-p", str(port), "--response-style", "echo", *faults]
     # It takes a wait that is not longer than the one before for no backoff: with jitter one such in four is just chance.
     upstream = 'retry = { jitter = "none", base_delay = "200ms", max_attempts = 6, retry_budget = 1.0 }'
-    prompts = [f"llmock call {n} {'x' * (1 + n % 7)}" for n in range(CALLS)]
-    with running([*command, *faults, *streams], port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
+    prompts = [f"llmock call <{n}>" for n in range(CALLS)]
+    with running(command, port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
         start = time.monotonic()
-        answers = asyncio.run(ask_all(forebay.url, prompts))
+        answers = asyncio.run(ask_all(forebay.url, prompts, is_stream, at_once))
         took = time.monotonic() - start
-        report = [str(older / "bin/llmock"), "report", "--url", fake]
+        report = [program, "report", "--url", fake]
         verdict = subprocess.run([*report, "--strict"], capture_output=True, text=True)
         counts = json.loads(subprocess.run([*report, "--json"], capture_output=True, text=True).stdout)
     problems, failed = right_or_honest(prompts, answers, lambda prompt, answer: prompt in answer, may_fail=0)
     print(f"llmock: {CALLS} calls, {counts['attempts']} attempts, {counts['faults_injected']} faults, "
-          f"{dict(failed) or 'none'} failed, {took:.1f} s; `llmock report --strict` exits with {verdict.returncode}")
+          f"{dict(failed) or 'none'} failed, {took:.1f} s; `llmock report --strict` exits with {verdict.returncode}", flush=True)
     if verdict.returncode or not counts["faults_injected"] or counts["attempts"] < CALLS:
         problems.append(f"the verdict: {verdict.stdout}{verdict.stderr}")
     return problems
 
 
 def aimock(node):
+    """Its 429 says that tokens are gone for six minutes and that one may come again in a second, whatever is true: calls
+    wait for that, and end with an honest error when their time is too short."""
+    chaos = ["--chaos-disconnect", ".1", "--chaos-drop", ".1", "--chaos-malformed", ".1"]
+    # Of three kinds at a tenth each, six attempts in a row strike one call in a thousand.
+    return chaotic(node, chaos, "60s", may_fail=3) + chaotic(node, [*chaos, "--chaos-ratelimit", ".1"], "10s", CALLS)
+
+
+def chaotic(node, chaos, timeout, may_fail):
     port = free_port()
-    chaos = ["--chaos-ratelimit", ".1", "--chaos-disconnect", ".1", "--chaos-drop", ".1", "--chaos-malformed", ".1"]
     prompts = [f"aimock call <{n}>" for n in range(CALLS)]
     with tempfile.TemporaryDirectory() as directory:
         # A fixture for each call: it is the text of its own prompt that is answered.
@@ -140,12 +162,11 @@ def aimock(node):
         upstream = 'retry = { base_delay = "50ms", max_attempts = 6, retry_budget = 1.0 }'
         with running([*command, *chaos], port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
             start = time.monotonic()
-            answers = asyncio.run(ask_all(forebay.url, prompts))
+            answers = asyncio.run(ask_all(forebay.url, prompts, lambda n: n % 2 == 1, timeout=timeout))
             took = time.monotonic() - start
-    # Of four kinds of chaos at a tenth each, six attempts in a row strike one call in two hundred and fifty.
     is_right = lambda prompt, answer: answer == f"the answer to {prompt}"
-    problems, failed = right_or_honest(prompts, answers, is_right, may_fail=5)
-    print(f"aimock: {CALLS} calls, {dict(failed) or 'none'} failed, {took:.1f} s")
+    problems, failed = right_or_honest(prompts, answers, is_right, may_fail)
+    print(f"aimock: {CALLS} calls, {dict(failed) or 'none'} failed, {took:.1f} s", flush=True)
     return problems
 
 

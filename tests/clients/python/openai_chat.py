@@ -1,4 +1,4 @@
-"""The openai package, chats and embeddings."""
+"""The openai package, chats and embeddings; with `anthropic` or `gemini` as argument, chats to such an upstream."""
 
 import json
 
@@ -7,6 +7,7 @@ import pydantic
 
 from row import *
 
+VIA = sys.argv[1] if len(sys.argv) > 1 else None
 row = Row("openai")
 client = openai.OpenAI(base_url=URL, api_key=KEY)
 create = client.chat.completions.create
@@ -47,11 +48,13 @@ def _(prompt):
 
 @row.cell("tools")
 def _(prompt):
-    two = [*TOOLS, {"type": "function", "function": {"name": "clock", "parameters": PARAMETERS}}]
+    # The simulator's other faces call one tool at a time.
+    names = ["weather"] if VIA else ["weather", "clock"]
+    two = [{"type": "function", "function": {"name": name, "parameters": PARAMETERS}} for name in names]
     answer = create(model=MODEL, messages=user(prompt), tools=two, parallel_tool_calls=True).choices[0]
     calls = answer.message.tool_calls
-    equal((answer.finish_reason, [call.function.name for call in calls]), ("tool_calls", ["weather", "clock"]))
-    equal([json.loads(call.function.arguments) for call in calls], [fitting(prompt)] * 2)
+    equal((answer.finish_reason, [call.function.name for call in calls]), ("tool_calls", names))
+    equal([json.loads(call.function.arguments) for call in calls], [fitting(prompt)] * len(names))
     results = [{"role": "tool", "tool_call_id": call.id, "content": f"20 C {call.id}"} for call in calls]
     told = create(model=MODEL, messages=[*user(prompt), answer.message, *results], tools=two)
     equal(told.choices[0].message.content, echo(results[-1]["content"]))
@@ -80,8 +83,7 @@ def _(prompt):
     equal(answer.choices[0].message.parsed, Forecast(city=echo(prompt), days=[1]))
 
 
-@row.cell("embeddings")
-def _(prompt):
+def embeddings(prompt):
     packed, plain = (
         client.embeddings.create(model=EMBEDDER, input=[prompt, "other"], **more)
         for more in ({}, {"encoding_format": "float"})
@@ -89,6 +91,12 @@ def _(prompt):
     equal([item.embedding for item in packed.data], [item.embedding for item in plain.data])
     assert len(packed.data[0].embedding) == 16 and packed.data[0].embedding != packed.data[1].embedding
     assert packed.usage.total_tokens > 0
+
+
+if VIA:
+    row.none("embeddings", f"of {VIA} only chats are translated")
+else:
+    row.cell("embeddings")(embeddings)
 
 
 @row.cell("400")
@@ -125,7 +133,7 @@ def _(prompt):
 def _(prompt):
     messages = user(f"{prompt} [[fault:rate-limited-bare x99]]")
     error = refused(ATTEMPTS, openai.RateLimitError, lambda: create(model=MODEL, messages=messages))
-    equal(error.code, "rate_limit_exceeded")
+    assert VIA or error.code == "rate_limit_exceeded", error
 
 
 @row.cell("cut stream")
