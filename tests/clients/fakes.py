@@ -112,19 +112,24 @@ def right_or_honest(prompts, answers, is_right, may_fail):
 
 
 def llmock(older):
-    """Errors and broken streams are judged apart: a stream that breaks behind its first content is asked for again by the
-    caller, and of two who wait, each in its own way, the judge would see one that does not know its mind."""
-    errors = ["--rpm", "3000", "--error-rate", "503=0.1", "--error-rate", "429=0.05", "--error-rate", "500=0.05"]
-    faults = ["--stream-fault", "truncate=0.15", "--stream-fault", "malformed=0.1", "--stream-chunk-delay-ms", "20"]
+    """Each kind of fault is judged apart, for the judge takes a wait that is not longer than the one before for no backoff:
+    a 429 holds back the whole account, so that the first retry of another call may wait longer than its second; and a
+    stream that breaks behind its first content is asked for again by the caller, who has a patience of its own."""
+    errors = ["--error-rate", "503=0.1", "--error-rate", "500=0.1"]
+    limits = ["--rpm", "3000", "--error-rate", "429=0.05"]
+    breaks = ["--stream-fault", "truncate=0.15", "--stream-fault", "malformed=0.1", "--stream-chunk-delay-ms", "20"]
+    half = lambda n: n % 2 == 1
     # A caller that asks again must not stand behind all others: its wait for a place would pass for its patience.
-    return judged(older, errors, lambda n: n % 2 == 1, CALLS) + judged(older, faults, lambda n: True, 12)
+    return [
+        *judged(older, errors, half, CALLS), *judged(older, limits, half, CALLS), *judged(older, breaks, lambda n: True, 12)
+    ]
 
 
 def judged(older, faults, is_stream, at_once):
     port = free_port()
     program = str(older / "bin/llmock")
     command = [program, "serve", "-h", "127.0.0.1", "-p", str(port), "--response-style", "echo", *faults]
-    # It takes a wait that is not longer than the one before for no backoff: with jitter one such in four is just chance.
+    # With jitter one wait in four is not longer than the one before, by chance.
     upstream = 'retry = { jitter = "none", base_delay = "200ms", max_attempts = 6, retry_budget = 1.0 }'
     prompts = [f"llmock call <{n}>" for n in range(CALLS)]
     with running(command, port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
