@@ -58,7 +58,11 @@ whole seconds), the same limits and faults. A client of Anthropic's takes the ba
 x-api-key counts as the key.
 
 Answers prove their prompt: the content is `echo HASH: TEXT`, TEXT being the prompt's first 200
-characters and HASH the 64-bit FNV-1a of all of it. GET /simulator/ledger says what the provider
+characters and HASH the 64-bit FNV-1a of all of it. Chats and responses with tools are answered
+by a call of the first one (of the one that tool_choice names; of all with parallel_tool_calls:
+true) and, once a tool's result is the last message, by its echo; those that ask for JSON, by JSON.
+Arguments and JSON fit their schema, every property has a value, and free texts are the echo; a
+schema that needs more than that (a pattern) is a 400. GET /simulator/ledger says what the provider
 saw, and so does the last line on stdout after SIGINT (exit code 130) or SIGTERM (0).";
 
 /// Runs a fault-injecting provider that speaks OpenAI's protocol and Anthropic's.

@@ -207,13 +207,12 @@ async fn whole(attempt: &RunAttempt, answers: &dyn Answers, response: HttpRespon
             let limits = reported(&all);
             AttemptEnd::Answered { status, headers: headers::pick_for_caller(all), body, usage, limits }
         }
-        Err(detail) => failed(Failure::new(
-            FailureKind::Malformed,
-            Sent::Maybe,
-            "the upstream's answer is not the JSON it must be",
-            detail,
-        )),
+        Err(detail) => failed(malformed(detail)),
     }
+}
+
+fn malformed(detail: String) -> Failure {
+    Failure::new(FailureKind::Malformed, Sent::Maybe, "the upstream's answer is not the JSON it must be", detail)
 }
 
 /// What the head of a good answer says of the account's limits.
@@ -229,11 +228,15 @@ pub(super) fn with_limits(mut failure: Failure, headers: &Headers) -> Failure {
     failure
 }
 
-/// The failure that the JSON object `body` is to a request for a stream: clients would read it as a stream without
+/// The failure that `body`, which begins as JSON does, is to a request for a stream: clients would read it as a stream without
 /// events, and their answer would be lost without a word.
 fn no_events(attempt: &RunAttempt, answers: &dyn Answers, all: &Headers, body: &Bytes) -> Failure {
     if let Some((error, status)) = answers.error_in(body) {
         return relay::error_event(&attempt.redactor, all, &error, status);
+    }
+    // What is no answer at all says nothing of the next one.
+    if let Err(detail) = answers.whole(body.clone()) {
+        return malformed(detail);
     }
     let message = "the upstream answered a request for a stream with one whole answer";
     let mut failure = Failure::new(FailureKind::Malformed, Sent::Maybe, message, message);

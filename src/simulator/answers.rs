@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::ask::{Ask, Kind, fnv, tokens};
+use super::ask::{Ask, Kind, fnv};
+use super::reply::{Reply, ToolCall};
 use super::{anthropic, events, gemini};
 
 /// As much of a prompt as its echo repeats, in characters.
@@ -76,11 +77,10 @@ impl Spent {
 
 /// Known before the answer is made: a provider's limit is charged when a call comes in.
 pub(super) fn spent(ask: &Ask) -> Spent {
-    let completion = match ask.kind {
-        Kind::CountTokens => return Spent { prompt: 0, completion: 0 },
-        Kind::Embedding | Kind::Moderation => 0,
-        _ => ask.prompts.iter().map(|prompt| tokens(expected_echo(prompt).len())).sum::<u64>() * ask.copies as u64,
-    };
+    if ask.kind == Kind::CountTokens {
+        return Spent { prompt: 0, completion: 0 };
+    }
+    let completion = ask.replies.iter().map(Reply::tokens).sum::<u64>() * ask.copies as u64;
     Spent { prompt: ask.prompt_tokens(), completion }
 }
 
@@ -103,13 +103,14 @@ fn whole(value: Value) -> Good {
     Good::Whole(value.to_string().into_bytes())
 }
 
-/// Each answer of a call with its index: every prompt `n` times.
+/// What each answer of a call says, with its index.
 pub(super) fn echoes(ask: &Ask) -> impl Iterator<Item = (usize, String)> + '_ {
-    ask.prompts
-        .iter()
-        .flat_map(|prompt| std::iter::repeat_n(prompt, ask.copies))
-        .map(|prompt| expected_echo(prompt))
-        .enumerate()
+    replies(ask).map(|(index, reply)| (index, reply.text().unwrap_or_default().to_owned()))
+}
+
+/// Each answer of a call with its index: every prompt `n` times.
+pub(super) fn replies(ask: &Ask) -> impl Iterator<Item = (usize, &Reply)> + '_ {
+    ask.replies.iter().flat_map(|reply| std::iter::repeat_n(reply, ask.copies)).enumerate()
 }
 
 pub(super) fn usage(ask: &Ask) -> Value {
@@ -130,10 +131,17 @@ pub(super) fn usage(ask: &Ask) -> Value {
 }
 
 fn chat(ask: &Ask, stamp: Stamp) -> Value {
-    let choices: Vec<Value> = echoes(ask)
-        .map(|(index, text)| {
-            let message = json!({"role": "assistant", "content": text, "refusal": null});
-            json!({"index": index, "message": message, "logprobs": null, "finish_reason": "stop"})
+    let choices: Vec<Value> = replies(ask)
+        .map(|(index, reply)| {
+            let mut message = json!({"role": "assistant", "content": reply.text(), "refusal": null});
+            if let Reply::Calls(calls) = reply {
+                let calls = calls.iter().enumerate().map(|(n, call)| {
+                    let function = json!({"name": call.name, "arguments": call.arguments});
+                    json!({"id": call_id(stamp, index, n), "type": "function", "function": function})
+                });
+                message["tool_calls"] = calls.collect();
+            }
+            json!({"index": index, "message": message, "logprobs": null, "finish_reason": finish(reply)})
         })
         .collect();
     json!({
@@ -143,8 +151,8 @@ fn chat(ask: &Ask, stamp: Stamp) -> Value {
 }
 
 fn completion(ask: &Ask, stamp: Stamp) -> Value {
-    let choices: Vec<Value> = echoes(ask)
-        .map(|(index, text)| json!({"index": index, "text": text, "logprobs": null, "finish_reason": "stop"}))
+    let choices: Vec<Value> = replies(ask)
+        .map(|(index, reply)| json!({"index": index, "text": reply.text(), "logprobs": null, "finish_reason": "stop"}))
         .collect();
     json!({
         "id": format!("cmpl-{:08x}", stamp.number), "object": "text_completion", "created": stamp.created,
@@ -155,8 +163,12 @@ fn completion(ask: &Ask, stamp: Stamp) -> Value {
 /// A response object; its output is there once its `status` is `completed`.
 pub(super) fn response(ask: &Ask, stamp: Stamp, status: &str) -> Value {
     let done = status == "completed";
-    let text: Vec<String> = echoes(ask).map(|(_, text)| text).collect();
-    let output = if done { json!([message_item(stamp, &text.concat(), "completed")]) } else { json!([]) };
+    let calls = calls(ask).iter().enumerate();
+    let output = match text(ask) {
+        _ if !done => json!([]),
+        Some(text) => json!([message_item(stamp, &text, "completed")]),
+        None => calls.map(|(n, call)| call_item(stamp, n, call, "completed")).collect(),
+    };
     json!({
         "id": format!("resp_{:08x}", stamp.number), "object": "response", "created_at": stamp.created, "status": status,
         "error": null, "incomplete_details": null, "instructions": null, "metadata": {}, "model": ask.model,
@@ -165,7 +177,40 @@ pub(super) fn response(ask: &Ask, stamp: Stamp, status: &str) -> Value {
     })
 }
 
-/// The one output item of a response.
+/// Why a choice ends.
+pub(super) fn finish(reply: &Reply) -> &'static str {
+    if reply.calls().is_empty() { "stop" } else { "tool_calls" }
+}
+
+/// The text of a response: of all its replies, unless they are calls.
+pub(super) fn text(ask: &Ask) -> Option<String> {
+    replies(ask).map(|(_, reply)| reply.text()).collect()
+}
+
+/// The calls of a response.
+pub(super) fn calls(ask: &Ask) -> &[ToolCall] {
+    ask.replies.first().map_or(&[], Reply::calls)
+}
+
+/// The id of a tool's call: its number within one reply behind the reply's.
+pub(super) fn call_id(stamp: Stamp, reply: usize, call: usize) -> String {
+    format!("call_{:08x}_{reply}_{call}", stamp.number)
+}
+
+/// An output item of a response that calls a tool; its arguments are there once its `status` is `completed`.
+pub(super) fn call_item(stamp: Stamp, n: usize, call: &ToolCall, status: &str) -> Value {
+    let arguments = if status == "completed" { call.arguments.as_str() } else { "" };
+    json!({
+        "id": call_item_id(stamp, n), "type": "function_call", "status": status, "call_id": call_id(stamp, 0, n),
+        "name": call.name, "arguments": arguments,
+    })
+}
+
+pub(super) fn call_item_id(stamp: Stamp, n: usize) -> String {
+    format!("fc_{:08x}_{n}", stamp.number)
+}
+
+/// The one output item of a response that is text.
 pub(super) fn message_item(stamp: Stamp, text: &str, status: &str) -> Value {
     let content = if status == "completed" { json!([text_part(text)]) } else { json!([]) };
     json!({"id": item_id(stamp), "type": "message", "role": "assistant", "status": status, "content": content})
@@ -241,6 +286,7 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ask::tokens;
     use super::*;
 
     const STAMP: Stamp = Stamp { number: 7, created: 1_700_000_000, chunks: 4 };

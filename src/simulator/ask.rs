@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::reply::Reply;
+
 /// The calls that are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -58,8 +60,10 @@ impl Kind {
 pub(super) struct Ask {
     pub(super) kind: Kind,
     pub(super) model: String,
-    /// The texts to answer: the last user message, or each input.
+    /// The texts to answer: the last user message or a tool's result behind it, or each input.
     pub(super) prompts: Vec<String>,
+    /// What is said to each prompt; nothing where numbers are the answer.
+    pub(super) replies: Vec<Reply>,
     /// The bytes of all texts of the call, from which tokens are counted.
     pub(super) text_bytes: usize,
     /// How many times each text is answered (`n`).
@@ -112,6 +116,10 @@ impl Ask {
         if copies.saturating_mul(prompts.len()) > MAX_ANSWERS {
             return Err(format!("more than {MAX_ANSWERS} answers in one call"));
         }
+        let replies = match kind {
+            Kind::Embedding | Kind::Moderation => Vec::new(),
+            _ => prompts.iter().map(|prompt| Reply::to(kind, &body, prompt)).collect::<Result<_, _>>()?,
+        };
         // The same under the names of three ages.
         let most = ["max_completion_tokens", "max_output_tokens", "max_tokens"];
         let most = most.iter().find_map(|name| body[name].as_u64());
@@ -121,6 +129,7 @@ impl Ask {
             kind,
             model,
             prompts,
+            replies,
             text_bytes,
             copies,
             most_tokens: most.map(|most| most.saturating_mul(answers)),
@@ -150,13 +159,21 @@ pub(super) fn tokens(bytes: usize) -> u64 {
 fn chat(messages: &Value) -> Result<(Vec<String>, usize), String> {
     let messages = messages.as_array().ok_or("`messages` must be an array")?;
     let bytes = messages.iter().map(|message| text(&message["content"]).len()).sum();
-    let last = messages.iter().rev().find(|message| message["role"] == "user").or(messages.last());
+    let is_asked = |message: &&Value| message["role"] == "user" || message["role"] == "tool";
+    let last = messages.iter().rev().find(is_asked).or(messages.last());
     Ok((vec![last.map(|message| text(&message["content"])).unwrap_or_default()], bytes))
 }
 
 fn response(input: &Value) -> Result<(Vec<String>, usize), String> {
     match input {
         Value::String(text) => Ok((vec![text.clone()], text.len())),
+        // A tool's result is an item without a role.
+        Value::Array(items) if items.last().is_some_and(|item| item["type"] == "function_call_output") => {
+            let (_, bytes) = chat(input)?;
+            let output = items.last().map(|item| text(&item["output"])).unwrap_or_default();
+            let bytes = bytes + output.len();
+            Ok((vec![output], bytes))
+        }
         Value::Array(_) => chat(input),
         _ => Err("`input` must be a string or an array".to_owned()),
     }

@@ -2,10 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::answers::{Events, Stamp, echoes, item_id, message_item, response, text_part, usage};
-use super::anthropic;
+use super::answers::{
+    Events, Stamp, call_id, call_item, call_item_id, calls, finish, item_id, message_item, replies, response, text,
+    text_part, usage,
+};
 use super::ask::{Ask, Kind};
-use super::gemini;
+use super::reply::Reply;
+use super::{anthropic, gemini};
 
 /// The events of the answer to `ask`.
 pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
@@ -75,7 +78,7 @@ fn chunked(ask: &Ask, stamp: Stamp) -> Events {
         chunk(json!([{"index": index, field: content, "logprobs": null, "finish_reason": finish}]), Value::Null)
     };
     let mut events = Events::default();
-    for (index, text) in echoes(ask) {
+    for (index, reply) in replies(ask) {
         if chat {
             events.opening.push(choice(
                 index,
@@ -83,11 +86,27 @@ fn chunked(ask: &Ask, stamp: Stamp) -> Events {
                 Value::Null,
             ));
         }
-        for piece in pieces(&text, stamp.chunks) {
-            let content = if chat { json!({"content": piece}) } else { json!(piece) };
-            events.content.push(choice(index, content, Value::Null));
+        match reply {
+            Reply::Text(text) => {
+                for piece in pieces(text, stamp.chunks) {
+                    let content = if chat { json!({"content": piece}) } else { json!(piece) };
+                    events.content.push(choice(index, content, Value::Null));
+                }
+            }
+            Reply::Calls(calls) => {
+                for (n, call) in calls.iter().enumerate() {
+                    let function = json!({"name": call.name, "arguments": ""});
+                    let head =
+                        json!({"index": n, "id": call_id(stamp, index, n), "type": "function", "function": function});
+                    let tail = pieces(&call.arguments, stamp.chunks);
+                    let tail = tail.iter().map(|piece| json!({"index": n, "function": {"arguments": piece}}));
+                    let told = std::iter::once(head).chain(tail);
+                    let told = told.map(|part| choice(index, json!({"tool_calls": [part]}), Value::Null));
+                    events.content.extend(told);
+                }
+            }
         }
-        events.ending.push(choice(index, if chat { json!({}) } else { json!("") }, json!("stop")));
+        events.ending.push(choice(index, if chat { json!({}) } else { json!("") }, json!(finish(reply))));
     }
     if ask.include_usage {
         events.ending.push(chunk(json!([]), usage(ask)));
@@ -98,13 +117,35 @@ fn chunked(ask: &Ask, stamp: Stamp) -> Events {
 
 /// Responses: named events with a sequence number, `response.completed` being the last.
 fn typed(ask: &Ask, stamp: Stamp) -> Events {
-    let text: String = echoes(ask).map(|(_, text)| text).collect();
     let mut sequence = 0u64;
     let mut event = |name: &str, mut fields: Value| {
         fields["type"] = json!(name);
         fields["sequence_number"] = json!(sequence);
         sequence += 1;
         named(name, &fields)
+    };
+    let begun = response(ask, stamp, "in_progress");
+    let mut opening = vec![
+        event("response.created", json!({"response": begun})),
+        event("response.in_progress", json!({"response": begun})),
+    ];
+    let completed = json!({"response": response(ask, stamp, "completed")});
+    let Some(text) = text(ask) else {
+        let mut content = Vec::new();
+        for (n, call) in calls(ask).iter().enumerate() {
+            let item = |status: &str| json!({"output_index": n, "item": call_item(stamp, n, call, status)});
+            let placed =
+                |name: &str, value: &str| json!({"item_id": call_item_id(stamp, n), "output_index": n, name: value});
+            content.push(event("response.output_item.added", item("in_progress")));
+            for piece in pieces(&call.arguments, stamp.chunks) {
+                content.push(event("response.function_call_arguments.delta", placed("delta", &piece)));
+            }
+            let mut all = placed("arguments", &call.arguments);
+            all["name"] = json!(call.name);
+            content.push(event("response.function_call_arguments.done", all));
+            content.push(event("response.output_item.done", item("completed")));
+        }
+        return Events { opening, content, ending: vec![event("response.completed", completed)] };
     };
     let place = json!({"item_id": item_id(stamp), "output_index": 0, "content_index": 0});
     let placed = |name: &str, value: Value| {
@@ -113,12 +154,8 @@ fn typed(ask: &Ask, stamp: Stamp) -> Events {
         fields
     };
     let item = |status: &str| json!({"output_index": 0, "item": message_item(stamp, &text, status)});
-    let opening = vec![
-        event("response.created", json!({"response": response(ask, stamp, "in_progress")})),
-        event("response.in_progress", json!({"response": response(ask, stamp, "in_progress")})),
-        event("response.output_item.added", item("in_progress")),
-        event("response.content_part.added", placed("part", text_part(""))),
-    ];
+    opening.push(event("response.output_item.added", item("in_progress")));
+    opening.push(event("response.content_part.added", placed("part", text_part(""))));
     let content = pieces(&text, stamp.chunks)
         .into_iter()
         .map(|piece| event("response.output_text.delta", placed("delta", json!(piece))))
@@ -127,7 +164,7 @@ fn typed(ask: &Ask, stamp: Stamp) -> Events {
         event("response.output_text.done", placed("text", json!(text))),
         event("response.content_part.done", placed("part", text_part(&text))),
         event("response.output_item.done", item("completed")),
-        event("response.completed", json!({"response": response(ask, stamp, "completed")})),
+        event("response.completed", completed),
     ];
     Events { opening, content, ending }
 }
@@ -172,6 +209,29 @@ mod tests {
         assert_eq!(ending[1]["choices"], json!([]));
         assert!(ending[1]["usage"]["total_tokens"].as_u64().unwrap() > 0);
         assert_eq!(ending[0]["usage"], Value::Null);
+    }
+
+    #[test]
+    fn arguments_of_a_tool_come_in_pieces_and_spell_what_the_whole_answer_says() {
+        let schema = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+        let function = json!({"name": "weather", "parameters": schema});
+        let tools = json!([{"type": "function", "function": function}]);
+        let asked =
+            json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": true, "tools": tools});
+        let events = read(Kind::Chat, asked);
+        let parts = values(&events.content);
+        let parts: Vec<&Value> = parts.iter().map(|chunk| &chunk["choices"][0]["delta"]["tool_calls"][0]).collect();
+        let spelt: String = parts.iter().map(|part| part["function"]["arguments"].as_str().unwrap()).collect();
+        assert_eq!(spelt, json!({"city": expected_echo("hi")}).to_string());
+        assert_eq!((parts[0]["function"]["name"].as_str(), parts.len()), (Some("weather"), 5));
+        assert_eq!(values(&events.ending)[0]["choices"][0]["finish_reason"], "tool_calls");
+        let tools = json!([{"type": "function", "name": "weather", "parameters": schema}]);
+        let events = read(Kind::Response, json!({"model": "m", "input": "hi", "stream": true, "tools": tools}));
+        let all = values(&[events.opening, events.content, events.ending].concat());
+        assert!(all.iter().enumerate().all(|(n, event)| event["sequence_number"] == n));
+        let deltas: String = all.iter().filter_map(|event| event["delta"].as_str()).collect();
+        assert_eq!(deltas, spelt);
+        assert_eq!(all[all.len() - 1]["response"]["output"][0]["arguments"], spelt);
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::answers::{Events, Good, Stamp, echoes, spent};
+use super::answers::{Events, Good, Stamp, echoes, expected_echo, spent};
 use super::ask::{Ask, Kind};
 use super::events::{data, pieces};
 use super::limits::{Headers, Limits, Refusal, Scarce};
+use super::reply::Reply;
 
 /// The model and whether events are asked for, of the call at `path`.
 pub(super) fn at(path: &str) -> Option<(&str, bool)> {
@@ -37,10 +38,12 @@ pub(super) fn read(path: &str, body: &[u8]) -> Result<Ask, String> {
     if !(1..=8).contains(&copies) {
         return Err("candidateCount must be 1 to 8".to_owned());
     }
+    let prompt = text(last);
     Ok(Ask {
         kind: Kind::Generate,
         model: model.to_owned(),
-        prompts: vec![text(last)],
+        replies: vec![Reply::Text(expected_echo(&prompt))],
+        prompts: vec![prompt],
         text_bytes: all.map(|content| text(content).len()).sum(),
         copies: usize::try_from(copies).unwrap_or(1),
         most_tokens: config["maxOutputTokens"].as_u64().map(|most| most.saturating_mul(copies)),

@@ -5,7 +5,8 @@
 //! server lets one do. Its tasks are `Send` and need nothing but a tokio runtime, an actix System's included.
 //!
 //! The walk of a call: `http` reads its head, `ledger` numbers it, `faults` draws its fate from seed and number, `ask`
-//! reads its body, `limits` (one set for each key, in `accounts`) let it pass or not, `answers` and `events` say what a good provider would,
+//! reads its body, `limits` (one set for each key, in `accounts`) let it pass or not, `reply` decides what is said (with
+//! `instance` where a schema asks for JSON), `answers` and `events` say it as a good provider would,
 //! `spoil` breaks that as the fault demands, and `exchange` sends it. All but `http`, `exchange` and this file is pure.
 //!
 //! ```no_run
@@ -29,9 +30,11 @@ mod exchange;
 mod faults;
 mod gemini;
 mod http;
+mod instance;
 mod ledger;
 pub mod limits;
 mod provider;
+mod reply;
 mod settings;
 mod snapshot;
 mod spoil;

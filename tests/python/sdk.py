@@ -338,6 +338,16 @@ def a_whole_answer_to_a_stream_is_no_empty_stream(_):
 
 
 @check
+def broken_json_to_a_stream_is_tried_again(_):
+    patience = 'retry = { max_attempts = 2, base_delay = "10ms" }'
+    with recorder(b"{malformed json: <<<chaos>>>") as (url, seen), gateway(url, patience) as forebay:
+        client = openai.OpenAI(base_url=forebay.url, api_key=CALLERS_KEY)
+        call = lambda: list(client.chat.completions.create(model=MODEL, messages=user("x"), stream=True))
+        error = raised(openai.InternalServerError, call)
+    equal((error.status_code, error.code, len(seen)), (502, "upstream_unavailable", 2))
+
+
+@check
 def raw_responses_show_our_headers_and_no_others(place):
     create = place.client.chat.completions.with_raw_response.create
     raw = create(model=MODEL, messages=user("raw [[fault:status-500]]"))
