@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::memory::{ago, sane};
-use super::sends::{Counted, Sends};
+use super::sends::{Counted, ENOUGH, Sends};
 use super::told::GUARD;
 use super::wait::Wait;
 use crate::clock::Instant;
@@ -110,11 +110,11 @@ impl Growth {
         let span = MINUTE + GUARD;
         let own = sends.since(now - span, Counted::Requests) as f64;
         let excess = own + 1.0 - self.most(now);
-        if excess <= 0.0 {
+        if excess <= ENOUGH {
             return now;
         }
         let (_, next) = self.steps(now);
-        sends.reached(now - span, excess.ceil() as u64, Counted::Requests).map_or(next, |at| next.min(at + span))
+        sends.reached_about(now - span, excess, Counted::Requests).map_or(next, |at| next.min(at + span))
     }
 
     /// What keeps a call, in words.

@@ -12,7 +12,7 @@ mod memory;
 use std::time::Duration;
 
 use super::learned::Why;
-use super::sends::{Counted, Sends, Ticket};
+use super::sends::{Counted, ENOUGH, Sends, Ticket};
 use super::told::{GUARD, LATE, after};
 use super::wait::Wait;
 use crate::clock::Instant;
@@ -179,10 +179,10 @@ impl Guess {
         let span = window + GUARD;
         let own = sends.since(now - span, self.counted) as f64;
         let excess = if cost > room { own } else { own + cost - room };
-        if excess <= 1e-6 {
+        if excess <= ENOUGH {
             return now;
         }
-        sends.reached(now - span, excess.ceil() as u64, self.counted).map_or(now, |at| at + span)
+        sends.reached_about(now - span, excess, self.counted).map_or(now, |at| at + span)
     }
 
     /// A call of `cost` goes now.

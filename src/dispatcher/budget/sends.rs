@@ -167,6 +167,10 @@ pub(crate) struct Sends {
     sums: [Sums; 3],
 }
 
+/// What is missing by less is there: sums of fractions are not exact. It must be the same for every amount, or a time that
+/// was named turns out too late.
+pub(super) const ENOUGH: f64 = 1e-6;
+
 impl Sends {
     /// Enters a send.
     pub(crate) fn push(&mut self, at: Instant, cost: Cost) -> Ticket {
@@ -303,6 +307,12 @@ impl Sends {
         let before: i64 = rows.iter().map(|row| row.first(self.gone + self.until(after))).sum();
         let index = reaching(&rows, before.saturating_add(whole(amount.max(1)))) - 1;
         self.log.get(index.checked_sub(self.gone)?).map(|sent| sent.at)
+    }
+
+    /// The same of an amount that is a sum of fractions, and as exact as those are.
+    pub(super) fn reached_about(&self, after: Instant, amount: f64, counted: Counted) -> Option<Instant> {
+        // The cast saturates.
+        self.reached(after, (amount - ENOUGH).ceil() as u64, counted)
     }
 
     /// The last send's time.

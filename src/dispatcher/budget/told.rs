@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::kind::{Kind, VOLLEY};
 use super::margin::Margin;
-use super::sends::{Cost, Counted, Sends, Ticket};
+use super::sends::{Cost, Counted, ENOUGH, Sends, Ticket};
 use super::wait::Wait;
 use crate::clock::Instant;
 use crate::messages::{Priority, Reset};
@@ -61,9 +61,6 @@ pub(super) const LATE: Duration = Duration::from_millis(20);
 const OTHERS_FOR: f64 = 0.1;
 const OTHERS_FADE: f64 = 0.8;
 const OTHERS_GONE: f64 = 6.0;
-
-/// What is missing by less is there: sums of fractions are not exact.
-const ENOUGH: f64 = 1e-6;
 
 /// What one response said of the budget.
 #[derive(Clone, Copy, Debug)]
@@ -396,7 +393,7 @@ impl Told {
         let span = self.kind.period + GUARD;
         // What leaves the window may take its surcharge with it.
         let own = missing / (1.0 + self.surcharge);
-        let own = sends.reached(now - span, own.ceil() as u64, self.counted).map(|at| at + span);
+        let own = sends.reached_about(now - span, own, self.counted).map(|at| at + span);
         let others = (self.others_in_window(now) > 0.0).then_some(self.newest.sent + span);
         own.into_iter().chain(others).min().unwrap_or(now + span)
     }

@@ -228,6 +228,19 @@ fn played(kind: usize, steps: &[Step]) -> (Rig, f64) {
     (rig, at)
 }
 
+#[test]
+fn where_the_limit_comes_close_to_a_whole_number_of_calls_the_time_is_named_once_and_for_all() {
+    let mut rig = Rig::refused(2.0);
+    rig.guess.curve.from = rig.at(20.0);
+    for at in [1.0, 30.0] {
+        rig.send(at, 1, Priority::Normal);
+    }
+    // The first leaves the minute before the limit is back at two calls, to which it comes ever more slowly.
+    let then = said::holds(rig.at(31.0), |now| rig.guess.ready_at(now, 1, Priority::Normal, &rig.sends));
+    let then = (then.expect("it holds") - rig.start).as_secs_f64();
+    assert!((75.0..80.0).contains(&then), "{then}");
+}
+
 proptest! {
     #![proptest_config(cases(48))]
 
