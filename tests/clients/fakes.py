@@ -58,13 +58,13 @@ def running(command, port, path):
             process.wait(30)
 
 
-async def one(client, places, prompt, stream):
+async def one(client, places, prompt, stream, again):
     async with places:
-        return await answered(client, prompt, stream)
+        return await answered(client, prompt, stream, again)
 
 
-async def answered(client, prompt, stream):
-    """The text of the answer, asking again when a stream that has begun breaks; or the error."""
+async def answered(client, prompt, stream, again):
+    """The text of the answer, asking again when a stream that has begun breaks, and with `again` whatever fails; or the error."""
     messages = [{"role": "user", "content": prompt}]
     error = None
     for ask in range(ASKS):
@@ -83,17 +83,17 @@ async def answered(client, prompt, stream):
             return text
         except openai.APIError as broken:
             error = broken
-            if not begun:
+            if not begun and not again:
                 break
             await asyncio.sleep(0.3 * 2**ask)
     return error
 
 
-async def ask_all(url, prompts, is_stream, at_once=CALLS, timeout="60s"):
+async def ask_all(url, prompts, is_stream, at_once=CALLS, timeout="60s", again=False):
     headers = {"x-forebay-timeout": timeout}
     places = asyncio.Semaphore(at_once)
     async with openai.AsyncOpenAI(timeout=120, max_retries=0, base_url=url, api_key="unused", default_headers=headers) as client:
-        return await asyncio.gather(*(one(client, places, prompt, is_stream(n)) for n, prompt in enumerate(prompts)))
+        return await asyncio.gather(*(one(client, places, prompt, is_stream(n), again) for n, prompt in enumerate(prompts)))
 
 
 def right_or_honest(prompts, answers, is_right, may_fail):
@@ -113,28 +113,31 @@ def right_or_honest(prompts, answers, is_right, may_fail):
 
 def llmock(older):
     """Each kind of fault is judged apart, for the judge takes a wait that is not longer than the one before for no backoff:
-    a 429 holds back the whole account, so that the first retry of another call may wait longer than its second; and a
-    stream that breaks behind its first content is asked for again by the caller, who has a patience of its own."""
-    errors = ["--error-rate", "503=0.1", "--error-rate", "500=0.1"]
-    limits = ["--rpm", "3000", "--error-rate", "429=0.05"]
+    a 429 or 503 with `Retry-After` holds back the whole account, so that the first retry of another call may wait longer
+    than its second; and what breaks behind its first content is asked for again by the caller, whose patience would mix
+    with the gateway's: there the gateway has none, and what is judged is that it tells of each break."""
+    errors = ["--error-rate", "500=0.15"]
+    limits = ["--rpm", "3000", "--error-rate", "429=0.05", "--error-rate", "503=0.05"]
     breaks = ["--stream-fault", "truncate=0.15", "--stream-fault", "malformed=0.1", "--stream-chunk-delay-ms", "20"]
     half = lambda n: n % 2 == 1
-    # A caller that asks again must not stand behind all others: its wait for a place would pass for its patience.
     return [
-        *judged(older, errors, half, CALLS), *judged(older, limits, half, CALLS), *judged(older, breaks, lambda n: True, 12)
+        *judged(older, errors, half, CALLS, 6),
+        *judged(older, limits, half, CALLS, 6),
+        # A caller that asks again must not stand behind all others: its wait for a place would pass for its patience.
+        *judged(older, breaks, lambda n: True, 12, 1),
     ]
 
 
-def judged(older, faults, is_stream, at_once):
+def judged(older, faults, is_stream, at_once, attempts):
     port = free_port()
     program = str(older / "bin/llmock")
     command = [program, "serve", "-h", "127.0.0.1", "-p", str(port), "--response-style", "echo", *faults]
     # With jitter one wait in four is not longer than the one before, by chance.
-    upstream = 'retry = { jitter = "none", base_delay = "200ms", max_attempts = 6, retry_budget = 1.0 }'
+    upstream = f'retry = {{ jitter = "none", base_delay = "200ms", max_attempts = {attempts}, retry_budget = 1.0 }}'
     prompts = [f"llmock call <{n}>" for n in range(CALLS)]
     with running(command, port, "/health") as fake, gateway(f"{fake}/v1", upstream) as forebay:
         start = time.monotonic()
-        answers = asyncio.run(ask_all(forebay.url, prompts, is_stream, at_once))
+        answers = asyncio.run(ask_all(forebay.url, prompts, is_stream, at_once, again=attempts == 1))
         took = time.monotonic() - start
         report = [program, "report", "--url", fake]
         verdict = subprocess.run([*report, "--strict"], capture_output=True, text=True)
