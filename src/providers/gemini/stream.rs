@@ -14,14 +14,14 @@ use super::Translated;
 use super::answer::{Answer, Candidate, Part, Said};
 use super::error;
 use super::extra::Extra;
-use super::fields::{Fields, is_blank};
 use super::finish::{Finish, blocked};
 use super::logprobs::Logprobs;
 use super::usage::Tokens;
 use super::whole::{ToolCall, digest};
 use crate::messages::{Usage, json};
 use crate::providers::dialect::{Events, Step};
-use crate::providers::object::walk;
+use crate::providers::fields::{Fields, raw};
+use crate::providers::object::is_blank;
 use crate::providers::sse::Event;
 
 /// Follows one stream from its first event to its end.
@@ -89,15 +89,10 @@ impl StreamReader {
 
     /// Reads one answer of the stream; `out` gets what the caller is told for it.
     fn answer(&mut self, data: &[u8], out: &mut BytesMut) -> Step {
-        let whole: &RawValue = match walk(data, |_, _| {}).map(|()| serde_json::from_slice(data)) {
-            Ok(Ok(whole)) => whole,
-            Ok(Err(_)) => return Step::Malformed { detail: "not JSON".to_owned() },
+        let answer = match Fields::of_bytes(data) {
+            Ok(fields) => Answer::of(fields),
             Err(detail) => return Step::Malformed { detail },
         };
-        let Some(fields) = Fields::of(whole) else {
-            return Step::Malformed { detail: "not a JSON object".to_owned() };
-        };
-        let answer = Answer::of(&fields);
         let named = |name: Option<&RawValue>| name.and_then(json::string).map(Cow::into_owned);
         self.id.get_or_insert_with(|| named(answer.id).unwrap_or_else(|| digest(data)));
         if self.model.is_none() {
@@ -194,8 +189,8 @@ impl StreamReader {
 
 /// Who speaks: the first that is said of a candidate.
 fn opening<'a>(index: u64) -> Choice<'a> {
-    let empty = RawValue::from_string("\"\"".to_owned()).expect("a string");
-    let delta = Delta { role: Some("assistant"), content: Some(Cow::Owned(empty)), ..Delta::default() };
+    let delta =
+        Delta { role: Some("assistant"), content: Some(Cow::Owned(raw("\"\"".to_owned()))), ..Delta::default() };
     Choice { index, delta, ..Choice::default() }
 }
 

@@ -9,10 +9,10 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
-use super::fields::compact;
 use super::*;
 use crate::messages::{Account, AccountId, Authorities, Endpoint, Request, Secret, Timeouts, Upstream, UpstreamKind};
 use crate::providers::dialect::{Encoded, Step, Untranslatable};
+use crate::providers::fields::compact;
 use crate::providers::sse::SseParser;
 
 /// When all golden answers were made.

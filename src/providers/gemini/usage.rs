@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::Fields;
 use crate::messages::{Usage, json};
+use crate::providers::fields::Fields;
 
 /// Tokens, as OpenAI's `usage` writes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -28,20 +28,21 @@ struct Completion {
 
 impl Tokens {
     /// Reads `usageMetadata`; `None` unless it counts something. Thoughts are written, results of tools are read.
-    pub(super) fn read(raw: &RawValue) -> Option<Self> {
-        let fields = Fields::of(raw)?;
-        let count = |name: &str| fields.get(name).and_then(json::count);
-        let told = ["promptTokenCount", "candidatesTokenCount", "totalTokenCount"];
-        told.iter().find_map(|name| count(name))?;
-        let sum = |a: &str, b: &str| count(a).unwrap_or(0).saturating_add(count(b).unwrap_or(0));
-        let prompt_tokens = sum("promptTokenCount", "toolUsePromptTokenCount");
-        let completion_tokens = sum("candidatesTokenCount", "thoughtsTokenCount");
+    pub(super) fn read(metadata: &RawValue) -> Option<Self> {
+        let mut fields = Fields::read(metadata.get())?;
+        let mut count = |name: &str| fields.take(name).and_then(json::count);
+        let (prompt, results) = (count("promptTokenCount"), count("toolUsePromptTokenCount"));
+        let (written, thoughts) = (count("candidatesTokenCount"), count("thoughtsTokenCount"));
+        let (cached, total) = (count("cachedContentTokenCount"), count("totalTokenCount"));
+        prompt.or(written).or(total)?;
+        let sum = |a: Option<u64>, b: Option<u64>| a.unwrap_or(0).saturating_add(b.unwrap_or(0));
+        let (prompt_tokens, completion_tokens) = (sum(prompt, results), sum(written, thoughts));
         Some(Self {
             prompt_tokens,
             completion_tokens,
-            total_tokens: count("totalTokenCount").unwrap_or(prompt_tokens.saturating_add(completion_tokens)),
-            prompt_tokens_details: Prompt { cached_tokens: count("cachedContentTokenCount").unwrap_or(0) },
-            completion_tokens_details: Completion { reasoning_tokens: count("thoughtsTokenCount").unwrap_or(0) },
+            total_tokens: total.unwrap_or(prompt_tokens.saturating_add(completion_tokens)),
+            prompt_tokens_details: Prompt { cached_tokens: cached.unwrap_or(0) },
+            completion_tokens_details: Completion { reasoning_tokens: thoughts.unwrap_or(0) },
         })
     }
 
