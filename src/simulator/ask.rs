@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::face::Face;
+
 /// The calls that are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -47,9 +49,13 @@ impl Kind {
         }
     }
 
-    /// Whether it is of Anthropic's protocol.
-    pub(super) fn is_anthropics(self) -> bool {
-        matches!(self, Kind::Message | Kind::CountTokens)
+    /// The protocol it is of.
+    pub(super) fn face(self) -> Face {
+        match self {
+            Kind::Message | Kind::CountTokens => Face::Anthropic,
+            Kind::Generate => Face::Google,
+            Kind::Chat | Kind::Completion | Kind::Embedding | Kind::Response | Kind::Moderation => Face::OpenAi,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::answers::{Events, Stamp, echoes, item_id, message_item, response, text_part, usage};
 use super::anthropic;
 use super::ask::{Ask, Kind};
+use super::errors;
 use super::gemini;
 
 /// The events of the answer to `ask`.
@@ -29,7 +30,7 @@ pub(super) fn error(kind: Kind, message: &str) -> String {
             json!({"type": "error", "code": "server_error", "message": message, "param": null, "sequence_number": 0});
         return named("error", &event);
     }
-    data(&super::answers::error(message, "server_error", Some("server_error")))
+    data(&errors::error(message, "server_error", Some("server_error")))
 }
 
 /// An event that is well formed but whose JSON is not.

@@ -5,8 +5,9 @@
 //! server lets one do. Its tasks are `Send` and need nothing but a tokio runtime, an actix System's included.
 //!
 //! The walk of a call: `http` reads its head, `ledger` numbers it, `faults` draws its fate from seed and number, `ask`
-//! reads its body, `limits` (one set for each key, in `accounts`) let it pass or not, `answers` and `events` say what a good provider would,
-//! `spoil` breaks that as the fault demands, and `exchange` sends it. All but `http`, `exchange` and this file is pure.
+//! reads its body, `limits` (one set for each key, in `accounts`) let it pass or not, `answers` and `events` say what a good provider would and
+//! `errors` what one in trouble does, `spoil` breaks that as the fault demands, and `exchange` sends it. Of the three
+//! protocols only `face` and those below it know (`anthropic`, `gemini`). All but `http`, `exchange` and this file is pure.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -24,8 +25,10 @@ mod accounts;
 mod answers;
 mod anthropic;
 mod ask;
+mod errors;
 mod events;
 mod exchange;
+mod face;
 mod faults;
 mod gemini;
 mod http;
