@@ -80,9 +80,7 @@ pub(crate) fn encode(
 fn headers(request: &Request, account: &Account) -> Headers {
     let mut headers =
         outgoing::headers(request, account, |key| (HeaderName::from_static("x-goog-api-key"), key.to_owned()));
-    let configured = |name: &HeaderName| account.upstream.headers.iter().any(|(have, _)| have == name);
-    let foreign = ["openai-", "anthropic-", "x-forebay-"];
-    headers.retain(|name| configured(name) || !foreign.iter().any(|prefix| name.as_str().starts_with(prefix)));
+    outgoing::leave_out(&mut headers, account, &["openai-", "anthropic-", "x-forebay-"]);
     headers
 }
 

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::contents::{File, Part};
 use crate::messages::json;
+use crate::providers::data_url;
 use crate::providers::dialect::Untranslatable;
 use crate::providers::fields::{Path, is_string, items};
 use crate::providers::losses::{self, Losses, wrong};
@@ -73,7 +74,7 @@ fn image<'a>(image: &'a RawValue, at: Path<'_>, losses: Losses<'_>) -> Result<Op
     let at = at.field("url");
     let url = losses::string(url, at)?;
     let text = json::string(url).ok_or_else(|| wrong(at, "whole Unicode characters"))?;
-    if let Some((mime_type, data)) = data_url(&text) {
+    if let Some((mime_type, data)) = bytes_in(&text) {
         return Ok(Some(Part::blob(mime_type, data)));
     }
     let scheme = text.split("://").next().unwrap_or_default().to_ascii_lowercase();
@@ -104,29 +105,13 @@ fn file<'a>(file: &'a RawValue, at: Path<'_>, losses: Losses<'_>) -> Result<Opti
     }
     let at = at.field("file_data");
     let data = data.and_then(json::string).ok_or_else(|| wrong(at, "a string"))?;
-    let (mime_type, data) = data_url(&data).ok_or_else(|| wrong(at, "a data URL in base64"))?;
+    let (mime_type, data) = bytes_in(&data).ok_or_else(|| wrong(at, "a data URL in base64"))?;
     Ok(Some(Part::blob(mime_type, data)))
 }
 
-/// The media type and the base64 of a data URL; `None` when it is none, or not in base64.
-fn data_url<'a>(url: &Cow<'a, str>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
-    let is_data = url.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("data:"));
-    let comma = url.find(',').filter(|_| is_data)?;
-    let head = &url[5..comma];
-    let head = head
-        .len()
-        .checked_sub(7)
-        .filter(|at| head.get(*at..).is_some_and(|end| end.eq_ignore_ascii_case(";base64")))?;
-    // Parameters of the type (a character set) are of no use to bytes.
-    let kind = url[5..5 + head].split(';').next().unwrap_or_default().len();
-    if kind == 0 {
-        return None;
-    }
-    let slice = |from: usize, to: usize| match url {
-        Cow::Borrowed(url) => Cow::Borrowed(&url[from..to]),
-        Cow::Owned(url) => Cow::Owned(url[from..to].to_owned()),
-    };
-    Some((slice(5, 5 + kind), slice(comma + 1, url.len())))
+/// The media type and the base64 of a data URL that names its type.
+fn bytes_in<'a>(url: &Cow<'a, str>) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+    data_url::in_base64(url).filter(|(mime_type, _)| !mime_type.is_empty())
 }
 
 /// The media type that an address ends in, where it says so: Google asks the server otherwise.
@@ -149,27 +134,6 @@ fn mime_type_of(url: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn data_urls_are_taken_apart() {
-        for (url, expected) in [
-            ("data:image/png;base64,AAAA", Some(("image/png", "AAAA"))),
-            ("DATA:image/png;charset=x;BASE64,AA==", Some(("image/png", "AA=="))),
-            ("data:image/png;base64,", Some(("image/png", ""))),
-            ("data:image/png,AAAA", None),
-            ("data:;base64,AAAA", None),
-            ("data:base64,AAAA", None),
-            ("data:é;base64,x", Some(("é", "x"))),
-            ("https://x/a.png", None),
-            ("data", None),
-            ("", None),
-        ] {
-            for url in [Cow::Borrowed(url), Cow::Owned(url.to_owned())] {
-                let found = data_url(&url);
-                assert_eq!(found.as_ref().map(|(kind, data)| (&**kind, &**data)), expected, "{url}");
-            }
-        }
-    }
 
     #[test]
     fn an_address_may_say_its_media_type() {
