@@ -20,7 +20,7 @@ impl Config {
         {
             return vec![(Arc::clone(name), inner.into())];
         }
-        let best = self.upstreams.iter().filter_map(|(_, upstream)| upstream.rank(model)).max();
+        let best = self.upstreams.values().filter_map(|upstream| upstream.rank(model)).max();
         let at_best = self.upstreams.iter().filter(|(_, upstream)| best.is_some() && upstream.rank(model) == best);
         at_best.map(|(name, _)| (Arc::clone(name), model.into())).collect()
     }

@@ -28,19 +28,12 @@ pub(super) mod usage;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
 
 use super::dialect::{Answers, Encoded, Events, Untranslatable};
 use super::error_body::ErrorBody;
 use super::losses::Losses;
-use super::outgoing;
+use super::outgoing::{self, ANTHROPIC_VERSION, DEFAULT_VERSION};
 use crate::messages::{Account, Headers, Request, Usage, UsageAsk};
-
-const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-
-/// The version spoken unless caller or operator name another. The one behind it (2026-10-21) takes no `temperature`.
-const VERSION: &str = "2023-06-01";
 
 /// Whose protocol a loss is about.
 const WHOSE: &str = "Anthropic's API";
@@ -56,7 +49,9 @@ pub(crate) fn encode(
     now: SystemTime,
 ) -> Result<Encoded, Untranslatable> {
     let headers = headers(request, account);
-    let has_sampling = headers.get(ANTHROPIC_VERSION.as_str()).is_some_and(|version| version <= VERSION);
+    // The version behind the default (2026-10-21) takes no `temperature`.
+    let version = headers.get(ANTHROPIC_VERSION.as_str());
+    let has_sampling = version.is_some_and(|version| version <= DEFAULT_VERSION);
     let losses = Losses::new(request.droppable(), WHOSE);
     let model = model.or(request.model()).unwrap_or_default();
     let body = request::translate(request.body(), model, has_sampling, losses)?;
@@ -70,13 +65,9 @@ pub(crate) fn encode(
 
 /// The caller's headers but for other providers' own, those configured, the key and the version.
 fn headers(request: &Request, account: &Account) -> Headers {
-    let mut headers = outgoing::headers(request, account, |key| (X_API_KEY, key.to_owned()));
-    let is_configured = |name: &HeaderName| account.upstream.headers.iter().any(|(have, _)| have == name);
-    let is_others = |name: &HeaderName| ["openai-", "x-goog-"].iter().any(|prefix| name.as_str().starts_with(prefix));
-    headers.retain(|name| !is_others(name) || is_configured(name));
-    if headers.iter().all(|(name, _)| *name != ANTHROPIC_VERSION) {
-        headers.push(ANTHROPIC_VERSION, HeaderValue::from_static(VERSION));
-    }
+    let mut headers = outgoing::headers(request, account, outgoing::x_api_key);
+    outgoing::leave_out(&mut headers, account, &["openai-", "x-goog-"]);
+    outgoing::name_version(&mut headers);
     headers
 }
 

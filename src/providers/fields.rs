@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::value::RawValue;
 
+use super::object::{is_blank, walk};
 use crate::messages::json;
 
 /// Where in a request something stands: `messages[2].content[0]`.
@@ -36,7 +37,7 @@ impl fmt::Display for Path<'_> {
 }
 
 /// The fields of one object that nobody has taken yet. `null` is as good as absent.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Fields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
@@ -45,6 +46,18 @@ impl<'a> Fields<'a> {
         let mut fields = Vec::new();
         json::each_field(text, |key, value| fields.push((key.to_owned(), value))).ok()?;
         Some(Self(fields))
+    }
+
+    /// Those of `value`; none when it is absent or no object.
+    pub(super) fn of_any(value: Option<&'a RawValue>) -> Self {
+        value.and_then(|value| Self::read(value.get())).unwrap_or_default()
+    }
+
+    /// Those of the object that `data` must be. The error says where it is broken and repeats none of it.
+    pub(super) fn of_bytes(data: &'a [u8]) -> Result<Self, String> {
+        let mut fields = Vec::new();
+        walk(data, |key, value| fields.push((key.to_owned(), value)))?;
+        Ok(Self(fields))
     }
 
     /// The value of `name`: the last, where it stands more than once, as parsers have it.
@@ -60,6 +73,20 @@ impl<'a> Fields<'a> {
         taken.filter(|value| !json::is_null(value))
     }
 
+    /// Takes `name` if its value is one of those that say nothing, however they are spaced.
+    pub(super) fn skip(&mut self, name: &str, silent: &[&str]) {
+        let last = self.0.iter().rev().find(|(key, _)| key == name);
+        if last.is_some_and(|(_, value)| silent.contains(&&*compact(value.get()))) {
+            let _ = self.take(name);
+        }
+    }
+
+    /// Without those that are blank.
+    pub(super) fn without_blanks(mut self) -> Self {
+        self.0.retain(|(_, value)| !is_blank(value));
+        self
+    }
+
     /// What is left.
     pub(super) fn rest(self) -> impl Iterator<Item = (String, &'a RawValue)> {
         self.0.into_iter().filter(|(_, value)| !json::is_null(value))
@@ -69,6 +96,11 @@ impl<'a> Fields<'a> {
 /// The items of the array that `value` is; `None` when it is none.
 pub(super) fn items(value: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(value.get()).ok()
+}
+
+/// The value at `path` below the object `value`, field below field.
+pub(super) fn below<'a>(value: &'a RawValue, path: &[&str]) -> Option<&'a RawValue> {
+    path.iter().try_fold(value, |value, name| Fields::read(value.get())?.take(name))
 }
 
 /// Whether `value` is a string.
@@ -92,6 +124,23 @@ pub(super) fn joined<'a>(parts: impl IntoIterator<Item = &'a RawValue>) -> Box<R
     raw(text)
 }
 
+/// `json` without the white space between its tokens.
+pub(super) fn compact(json: &str) -> String {
+    let (mut out, mut in_string, mut is_escaped) = (String::with_capacity(json.len()), false, false);
+    for character in json.chars() {
+        if in_string || !character.is_ascii_whitespace() {
+            out.push(character);
+        }
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' if in_string => is_escaped = true,
+            '"' => in_string = !in_string,
+            _ => {}
+        }
+    }
+    out
+}
+
 /// `text`, which is valid JSON, as it is to be written.
 pub(super) fn raw(text: String) -> Box<RawValue> {
     RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
@@ -109,6 +158,28 @@ mod tests {
         let rest: Vec<_> = fields.rest().map(|(name, _)| name).collect();
         assert_eq!(rest, ["c"]);
         assert!(Fields::read("[]").is_none());
+    }
+
+    #[test]
+    fn what_says_nothing_is_skipped_and_blanks_can_be() {
+        let mut fields = Fields::read(r#"{"a":[ "x" ],"b":"y","c":{ },"d":7}"#).unwrap();
+        fields.skip("a", &["[\"x\"]"]);
+        fields.skip("b", &["\"x\""]);
+        let rest: Vec<_> = fields.without_blanks().rest().map(|(name, _)| name).collect();
+        assert_eq!(rest, ["b", "d"]);
+    }
+
+    #[test]
+    fn a_value_is_found_below_its_path() {
+        let value = raw(r#"{"a":{"b":[3]}}"#.to_owned());
+        assert_eq!(below(&value, &["a", "b"]).map(RawValue::get), Some("[3]"));
+        assert!(below(&value, &["a", "b", "c"]).is_none() && below(&value, &["b"]).is_none());
+    }
+
+    #[test]
+    fn white_space_goes_from_between_tokens_only() {
+        let text = "{ \"a b\" : [ 1 ,\n 2.0 ] , \"c\\\" d\" : \" \\\\\" }";
+        assert_eq!(compact(text), r#"{"a b":[1,2.0],"c\" d":" \\"}"#);
     }
 
     #[test]

@@ -17,11 +17,20 @@ pub(super) struct Losses<'a> {
     droppable: &'a Droppable,
     /// Whose protocol it is.
     whose: &'static str,
+    forgives_blanks: bool,
 }
+
+/// A field that has no words in a protocol: its name, the values that say nothing, and why.
+pub(super) type Unsaid = (&'static str, &'static [&'static str], &'static str);
 
 impl<'a> Losses<'a> {
     pub(super) fn new(droppable: &'a Droppable, whose: &'static str) -> Self {
-        Self { droppable, whose }
+        Self { droppable, whose, forgives_blanks: false }
+    }
+
+    /// An empty string, array or object in a field that the protocol does not know is then no loss, as `null` is none.
+    pub(super) fn forgiving_blanks(self) -> Self {
+        Self { forgives_blanks: true, ..self }
     }
 
     /// What stands at `path` cannot be said. Goes on without it where the caller has allowed that.
@@ -38,8 +47,20 @@ impl<'a> Losses<'a> {
         Err(Untranslatable { field, message })
     }
 
+    /// Of a request's own `fields`, those that have no words in the protocol.
+    pub(super) fn lose_all(&self, fields: &mut Fields<'_>, unsaid: &[Unsaid]) -> Result<(), Untranslatable> {
+        for (name, silent, why) in unsaid {
+            fields.skip(name, silent);
+            if fields.take(name).is_some() {
+                self.lose(Path::Root.field(name), why)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What is left of an object: fields that the protocol does not know.
     pub(super) fn lose_rest(&self, fields: Fields<'_>, path: Path<'_>) -> Result<(), Untranslatable> {
+        let fields = if self.forgives_blanks { fields.without_blanks() } else { fields };
         for (name, _) in fields.rest() {
             self.lose(path.field(shown(&name)), "it knows no such field")?;
         }
@@ -97,6 +118,9 @@ mod tests {
         let lose = |text: &str| Losses::new(&none, "X").lose_rest(Fields::read(text).unwrap(), Path::Root);
         assert_eq!(lose(r#"{"new":1}"#).unwrap_err().field, "new");
         assert_eq!(lose(r#"{"a b":1}"#).unwrap_err().field, "(unnamed)");
-        assert!(lose(r#"{"new":null}"#).is_ok());
+        assert!(lose(r#"{"new":null}"#).is_ok() && lose(r#"{"new":""}"#).is_err());
+        let forgiving = Losses::new(&none, "X").forgiving_blanks();
+        let lose = |text: &str| forgiving.lose_rest(Fields::read(text).unwrap(), Path::Root);
+        assert!(lose(r#"{"new":"","b":[],"c":{ }}"#).is_ok() && lose(r#"{"new":0}"#).is_err());
     }
 }

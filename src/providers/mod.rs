@@ -7,9 +7,12 @@
 
 mod anthropic;
 pub(crate) mod classify;
+mod data_url;
 pub(crate) mod dialect;
 mod edits;
 pub(crate) mod error_body;
+#[cfg(test)]
+mod examples;
 mod fields;
 mod gemini;
 pub(crate) mod headers;

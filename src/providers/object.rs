@@ -17,8 +17,21 @@ fn fault(error: &serde_json::Error) -> String {
 
 /// Whether a value tells nothing: null, or an empty string, array or object.
 pub(super) fn is_blank(value: &RawValue) -> bool {
-    match json::string(value) {
-        Some(text) => text.is_empty(),
-        None => matches!(value.get(), "null" | "[]" | "{}"),
+    let text = value.get();
+    let inside = |open, close| text.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
+    let is_space = |text: &str| text.bytes().all(|byte| byte.is_ascii_whitespace());
+    matches!(text, "null" | "\"\"")
+        || [('[', ']'), ('{', '}')].into_iter().any(|(open, close)| inside(open, close).is_some_and(is_space))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blanks_are_told_from_values() {
+        let is_blank = |text: &&str| is_blank(serde_json::from_str(text).unwrap());
+        assert!(["null", "\"\"", "[]", "[ ]", "{ \n}"].iter().all(is_blank));
+        assert!(!["0", "false", "\" \"", "[null]", "{\"a\":1}", "\"[]\""].iter().any(is_blank));
     }
 }

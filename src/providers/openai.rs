@@ -3,6 +3,7 @@
 mod chunk;
 mod encode;
 mod stream;
+pub(super) mod written;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;

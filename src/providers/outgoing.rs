@@ -40,6 +40,27 @@ pub(super) fn headers(request: &Request, account: &Account, authorise: fn(&str) 
     out
 }
 
+/// Leaves out the caller's headers whose names begin with one of `prefixes`: they are about another protocol. Those that are
+/// configured for the upstream stay.
+pub(super) fn leave_out(headers: &mut Headers, account: &Account, prefixes: &[&str]) {
+    let is_configured = |name: &HeaderName| account.upstream.headers.iter().any(|(have, _)| have == name);
+    headers.retain(|name| is_configured(name) || !prefixes.iter().any(|prefix| name.as_str().starts_with(prefix)));
+}
+
+/// Anthropic's header for the version of its API.
+pub(super) const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+
+/// The version of Anthropic's API that is asked for where neither caller nor operator name one: the upstream would refuse the
+/// call. It is the one that Anthropic keeps for those who do not follow it.
+pub(super) const DEFAULT_VERSION: &str = "2023-06-01";
+
+/// Names a version of Anthropic's API, unless one is named.
+pub(super) fn name_version(headers: &mut Headers) {
+    if headers.get(ANTHROPIC_VERSION.as_str()).is_none() {
+        headers.push(ANTHROPIC_VERSION, HeaderValue::from_static(DEFAULT_VERSION));
+    }
+}
+
 /// `Authorization: Bearer`.
 pub(super) fn bearer(key: &str) -> (HeaderName, String) {
     (AUTHORIZATION, format!("Bearer {key}"))

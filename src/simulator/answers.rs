@@ -266,11 +266,6 @@ pub(super) fn model(id: &str, created: u64) -> Value {
     json!({"id": id, "object": "model", "created": created, "owned_by": "forebay-simulator"})
 }
 
-/// OpenAI's envelope of an error.
-pub(super) fn error(message: &str, kind: &str, code: Option<&str>) -> Value {
-    json!({"error": {"message": message, "type": kind, "param": null, "code": code}})
-}
-
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -167,6 +167,7 @@ fn rfc3339(moment: SystemTime) -> String {
 mod tests {
     use super::super::answers::expected_echo;
     use super::super::ask::Kind;
+    use super::super::errors;
     use super::*;
 
     const STAMP: Stamp = Stamp { number: 7, created: 1_700_000_000, chunks: 4 };
@@ -210,10 +211,10 @@ mod tests {
 
     #[test]
     fn errors_have_anthropics_envelope_and_the_type_of_their_status() {
-        let quota = translated(429, &answers::error("no money", "insufficient_quota", Some("insufficient_quota")));
+        let quota = translated(429, &errors::out_of_quota());
         assert_eq!((&quota["type"], &quota["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
         assert_eq!(quota["error"]["details"]["error_code"], "enforced_spend_limit_reached");
-        let overloaded = translated(529, &answers::error("busy", "overloaded_error", None));
+        let overloaded = translated(529, &errors::error("busy", "overloaded_error", None));
         assert_eq!(overloaded["error"], json!({"details": null, "type": "overloaded_error", "message": "busy"}));
         assert_eq!(translated(307, &json!({})), json!({}), "no error");
     }

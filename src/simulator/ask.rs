@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::face::Face;
 use super::reply::Reply;
 
 /// The calls that are answered.
@@ -49,9 +50,13 @@ impl Kind {
         }
     }
 
-    /// Whether it is of Anthropic's protocol.
-    pub(super) fn is_anthropics(self) -> bool {
-        matches!(self, Kind::Message | Kind::CountTokens)
+    /// The protocol it is of.
+    pub(super) fn face(self) -> Face {
+        match self {
+            Kind::Message | Kind::CountTokens => Face::Anthropic,
+            Kind::Generate => Face::Google,
+            Kind::Chat | Kind::Completion | Kind::Embedding | Kind::Response | Kind::Moderation => Face::OpenAi,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::answers::{
 };
 use super::ask::{Ask, Kind};
 use super::reply::Reply;
-use super::{anthropic, gemini};
+use super::{anthropic, errors, gemini};
 
 /// The events of the answer to `ask`.
 pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
@@ -32,7 +32,7 @@ pub(super) fn error(kind: Kind, message: &str) -> String {
             json!({"type": "error", "code": "server_error", "message": message, "param": null, "sequence_number": 0});
         return named("error", &event);
     }
-    data(&super::answers::error(message, "server_error", Some("server_error")))
+    data(&errors::error(message, "server_error", Some("server_error")))
 }
 
 /// An event that is well formed but whose JSON is not.

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::answers::{self, Good};
-use super::anthropic;
 use super::ask::{Ask, Kind, fnv};
+use super::errors;
+use super::face::Face;
 use super::faults::{self, Fault, Step};
-use super::gemini;
 use super::http::{self, Body, Broken, Head, Wire};
 use super::ledger::{End, Visit};
 use super::limits::{Headers, Scarce};
@@ -51,7 +51,7 @@ pub(super) async fn converse(stream: TcpStream, provider: Arc<Provider>) {
 async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After> {
     let head = match wire.head().await {
         Ok(head) => head,
-        Err(broken) => return unreadable(wire, broken, None).await,
+        Err(broken) => return unreadable(wire, broken, Face::default()).await,
     };
     let kind = if head.method == "POST" { Kind::at(&head.path) } else { None };
     let Some(kind) = kind else { return lookup(wire, provider, &head).await };
@@ -59,7 +59,7 @@ async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After
     let (number, visit, draw) = provider.arrived(kind, key);
     let (keep_alive, path) = (head.keep_alive, head.path.clone());
     let mut call = Call { wire, provider, visit, kind, path, key, number, keep_alive, told: None };
-    let lacks_version = kind.is_anthropics() && !head.has_version;
+    let lack = kind.face().lack(&head);
     // Before the body is read, and so before the text could order anything else.
     if draw.fault == Some(Fault::ResetUnread) {
         call.visit.end(End::Faulted(Fault::ResetUnread));
@@ -71,34 +71,33 @@ async fn exchange(wire: &mut Wire, provider: &Arc<Provider>) -> io::Result<After
             if !matches!(broken, Broken::Gone) {
                 call.visit.end(End::Refused);
             }
-            return unreadable(call.wire, broken, Some(kind)).await;
+            return unreadable(call.wire, broken, kind.face()).await;
         }
     };
-    if lacks_version {
-        return call.refuse_as_invalid("anthropic-version: header is required").await;
+    if let Some(lack) = lack {
+        return call.refuse_as_invalid(lack).await;
     }
     call.answer(&body, draw).await
 }
 
 /// Says what was wrong with a request that could not be read, and ends the connection.
-async fn unreadable(wire: &mut Wire, broken: Broken, kind: Option<Kind>) -> io::Result<After> {
+async fn unreadable(wire: &mut Wire, broken: Broken, face: Face) -> io::Result<After> {
     let (status, message) = match broken {
         Broken::Gone => return Err(io::ErrorKind::ConnectionAborted.into()),
         Broken::Malformed(message) => (400, message),
         Broken::TooLarge => (413, "the request is too large"),
     };
-    let error = in_words_of(kind, status, &answers::error(message, "invalid_request_error", None));
-    send_json(wire, status, Vec::new(), &error, false).await
+    send_json(wire, face, status, Vec::new(), errors::invalid(message, None), false).await
 }
 
 /// Everything that is not a call.
 async fn lookup(wire: &mut Wire, provider: &Provider, head: &Head) -> io::Result<After> {
     if let Err(broken) = wire.body(head).await {
-        return unreadable(wire, broken, Kind::at(&head.path)).await;
+        return unreadable(wire, broken, Face::of(Kind::at(&head.path))).await;
     }
     let path = head.path.strip_prefix("/v1").unwrap_or(&head.path);
     let created = provider.unix_seconds();
-    let unknown = |message: &str, code| (404, answers::error(message, "invalid_request_error", Some(code)));
+    let unknown = |message: &str, code| (404, errors::invalid(message, Some(code)));
     let (status, body) = match (head.method.as_str(), path) {
         ("GET", "/models") => (200, answers::models(&provider.settings.models, created)),
         ("GET", path) if path.starts_with("/models/") => {
@@ -115,31 +114,39 @@ async fn lookup(wire: &mut Wire, provider: &Provider, head: &Head) -> io::Result
         }
         (method, path) if Kind::at(path).is_some() || path == "/models" || path == "/simulator/ledger" => {
             let message = format!("Not allowed to {method} on {path}");
-            (405, answers::error(&message, "invalid_request_error", Some("method_not_allowed")))
+            (405, errors::invalid(&message, Some("method_not_allowed")))
         }
         (method, path) => unknown(&format!("Unknown request URL: {method} {path}"), "unknown_url"),
     };
-    let body = in_words_of(Kind::at(path), status, &body);
     // The body of an answer to HEAD would be taken for the next answer: after it, none comes.
-    send_json(wire, status, Vec::new(), &body, head.keep_alive && head.method != "HEAD").await
+    let keep_alive = head.keep_alive && head.method != "HEAD";
+    send_json(wire, Face::of(Kind::at(path)), status, Vec::new(), body, keep_alive).await
 }
 
-/// The body of an error in the words of the protocol that a call of this kind belongs to.
-fn in_words_of(kind: Option<Kind>, status: u16, body: &Value) -> Value {
-    if kind.is_some_and(Kind::is_anthropics) { anthropic::translated(status, body) } else { body.clone() }
-}
-
+/// Sends `body`, which is in OpenAI's words, in those of `face`.
 async fn send_json(
+    wire: &mut Wire,
+    face: Face,
+    status: u16,
+    mut headers: Headers,
+    body: Value,
+    keep_alive: bool,
+) -> io::Result<After> {
+    let body = face.translated(status, &mut headers, body);
+    send(wire, status, headers, "application/json", body.to_string().as_bytes(), keep_alive).await
+}
+
+async fn send(
     wire: &mut Wire,
     status: u16,
     mut headers: Headers,
-    body: &Value,
+    media_type: &str,
+    body: &[u8],
     keep_alive: bool,
 ) -> io::Result<After> {
-    headers.push(("content-type", "application/json".to_owned()));
-    let body = body.to_string().into_bytes();
+    headers.push(("content-type", media_type.to_owned()));
     let mut bytes = http::head(status, &headers, Body::Length(body.len()), keep_alive);
-    bytes.extend_from_slice(&body);
+    bytes.extend_from_slice(body);
     wire.send(&bytes).await?;
     Ok(if keep_alive { After::Again } else { After::Finish })
 }
@@ -162,16 +169,11 @@ impl Call<'_> {
     async fn answer(&mut self, body: &[u8], draw: faults::Draw) -> io::Result<After> {
         let body_hash = fnv(body);
         self.provider.ledger.read(body_hash);
-        let read = match self.kind {
-            Kind::Generate => gemini::read(&self.path, body),
-            kind => Ask::read(kind, body),
-        };
+        let read = self.kind.face().read(self.kind, &self.path, body);
         let read = read.and_then(|ask| Ok((faults::script(&ask.prompt())?, ask)));
         let (steps, ask) = match read {
             Ok(read) => read,
-            Err(message) => {
-                return self.refuse_as_invalid(&message).await;
-            }
+            Err(message) => return self.refuse_as_invalid(&message).await,
         };
         let spent = answers::spent(&ask);
         let charge = self.provider.settings.limits.charge;
@@ -214,7 +216,7 @@ impl Call<'_> {
 
     async fn refuse_as_invalid(&mut self, message: &str) -> io::Result<After> {
         self.visit.end(End::Refused);
-        self.json(400, Vec::new(), &answers::error(message, "invalid_request_error", None)).await
+        self.json(400, Vec::new(), errors::invalid(message, None)).await
     }
 
     /// Waits for a worker, unless the peer leaves.
@@ -267,23 +269,19 @@ impl Call<'_> {
             }
             Fault::Redirect => {
                 let location = format!("http://{}/simulator/redirected", self.provider.address);
-                self.json(307, vec![("location", location)], &json!({})).await
+                self.json(307, vec![("location", location)], json!({})).await
             }
             Fault::RateLimited => {
                 let ordered = step.retry_after.clone();
                 let value = ordered.unwrap_or_else(|| seconds(self.provider.settings.retry_after));
                 let message = "Rate limit reached (injected by the simulator)";
-                self.patient(429, value, &answers::error(message, "requests", Some("rate_limit_exceeded"))).await
+                self.patient(429, value, errors::rate_limited(message)).await
             }
             Fault::RateLimitedBare => {
                 let message = "Rate limit reached (injected by the simulator, without a time)";
-                self.json(429, Vec::new(), &answers::error(message, "requests", Some("rate_limit_exceeded"))).await
+                self.json(429, Vec::new(), errors::rate_limited(message)).await
             }
-            Fault::Quota => {
-                let message = "You exceeded your current quota, please check your plan and billing details (injected by the simulator)";
-                self.json(429, Vec::new(), &answers::error(message, "insufficient_quota", Some("insufficient_quota")))
-                    .await
-            }
+            Fault::Quota => self.json(429, Vec::new(), errors::out_of_quota()).await,
             Fault::Status(status) => self.status(status, step.retry_after.clone()).await,
             // Errors inside a stream, asked for where there is none.
             _ => self.status(500, None).await,
@@ -293,32 +291,19 @@ impl Call<'_> {
     async fn status(&mut self, status: u16, retry_after: Option<String>) -> io::Result<After> {
         // These two come from a proxy in front of the provider, which knows nothing of JSON.
         if matches!(status, 502 | 504) && retry_after.is_none() {
-            let page =
-                format!("<html><body><h1>{status}</h1><p>injected by the simulator</p></body></html>\n").into_bytes();
-            let headers = vec![("content-type", "text/html".to_owned())];
-            let mut bytes = http::head(status, &headers, Body::Length(page.len()), self.keep_alive);
-            bytes.extend_from_slice(&page);
-            self.wire.send(&bytes).await?;
-            return Ok(self.after());
+            let page = errors::page(status);
+            return send(self.wire, status, Headers::new(), "text/html", &page, self.keep_alive).await;
         }
-        let (kind, code) = match status {
-            401 => ("invalid_request_error", Some("invalid_api_key")),
-            404 => ("invalid_request_error", Some("model_not_found")),
-            400..=499 => ("invalid_request_error", None),
-            503 => ("server_error", Some("server_is_overloaded")),
-            529 => ("overloaded_error", None),
-            _ => ("server_error", None),
-        };
-        let error = answers::error(&format!("status {status} (injected by the simulator)"), kind, code);
+        let error = errors::of_status(status);
         let settings = self.provider.settings.retry_after_503.filter(|_| status == 503).map(seconds);
         match retry_after.or(settings) {
-            Some(value) => self.patient(status, value, &error).await,
-            None => self.json(status, Vec::new(), &error).await,
+            Some(value) => self.patient(status, value, error).await,
+            None => self.json(status, Vec::new(), error).await,
         }
     }
 
     /// An error that names a time: `Retry-After`, or `retry-after-ms` for a value that ends so.
-    async fn patient(&mut self, status: u16, value: String, error: &Value) -> io::Result<After> {
+    async fn patient(&mut self, status: u16, value: String, error: Value) -> io::Result<After> {
         let ms = value.strip_suffix("ms").and_then(|ms| ms.parse::<u64>().ok());
         let plain = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
         if let Some(wait) = ms.map(Duration::from_millis).or(plain) {
@@ -339,15 +324,12 @@ impl Call<'_> {
         if reset {
             return Ok(After::Reset);
         }
-        let (limits, body) = match self.kind {
-            Kind::Message | Kind::CountTokens => (anthropic::told(limits), anthropic::refusal(refusal)),
-            Kind::Generate => (*limits, gemini::refused(refusal, limits)),
-            _ => (*limits, refusal.body(limits, &ask.model)),
-        };
+        let face = self.kind.face();
+        let limits = face.told(limits);
         if let Some(told) = refusal.told(&limits) {
             self.provider.hold(self.key, told);
         }
-        self.json(429, refusal.headers(&limits), &body).await
+        self.json(429, refusal.headers(&limits), face.refusal(refusal, &limits, &ask.model)).await
     }
 
     /// Sends a 200 with this body; `prompt` is entered as answered just before the last byte leaves, so that nobody holds
@@ -393,27 +375,15 @@ impl Call<'_> {
         }
     }
 
-    async fn json(&mut self, status: u16, headers: Headers, body: &Value) -> io::Result<After> {
-        let mut headers = self.headers(headers);
-        let body = match self.kind {
-            Kind::Generate => gemini::translated(status, &mut headers, body),
-            kind => in_words_of(Some(kind), status, body),
-        };
-        send_json(self.wire, status, headers, &body, self.keep_alive).await
+    async fn json(&mut self, status: u16, headers: Headers, body: Value) -> io::Result<After> {
+        let headers = self.headers(headers);
+        send_json(self.wire, self.kind.face(), status, headers, body, self.keep_alive).await
     }
 
     /// `more`, and those that every answer to a call has.
     fn headers(&self, more: Headers) -> Headers {
-        if self.kind == Kind::Generate {
-            return more;
-        }
-        let id = format!("req_{:08x}", self.number);
-        let mut headers = match self.kind.is_anthropics() {
-            true => vec![("request-id", id), ("anthropic-organization-id", "simulator".to_owned())],
-            false => vec![("x-request-id", id), ("openai-processing-ms", "1".to_owned())],
-        };
-        let told = self.told.clone().unwrap_or_else(|| self.provider.told(self.key));
-        headers.extend(told.lines(self.kind));
+        let told = || self.told.clone().unwrap_or_else(|| self.provider.told(self.key));
+        let mut headers = self.kind.face().headers(self.number, told);
         headers.extend(more);
         headers
     }

@@ -6,8 +6,9 @@
 //!
 //! The walk of a call: `http` reads its head, `ledger` numbers it, `faults` draws its fate from seed and number, `ask`
 //! reads its body, `limits` (one set for each key, in `accounts`) let it pass or not, `reply` decides what is said (with
-//! `instance` where a schema asks for JSON), `answers` and `events` say it as a good provider would,
-//! `spoil` breaks that as the fault demands, and `exchange` sends it. All but `http`, `exchange` and this file is pure.
+//! `instance` where a schema asks for JSON), `answers` and `events` say it as a good provider would and `errors` as one in
+//! trouble does, `spoil` breaks that as the fault demands, and `exchange` sends it. Of the three protocols only `face` and
+//! those below it know (`anthropic`, `gemini`). All but `http`, `exchange` and this file is pure.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,8 +26,10 @@ mod accounts;
 mod answers;
 mod anthropic;
 mod ask;
+mod errors;
 mod events;
 mod exchange;
+mod face;
 mod faults;
 mod gemini;
 mod http;

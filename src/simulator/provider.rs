@@ -8,11 +8,10 @@ use tokio::sync::oneshot;
 
 use super::accounts::{Account, Accounts, Ticket};
 use super::answers::Stamp;
-use super::anthropic;
 use super::ask::Kind;
 use super::faults::{self, Draw};
 use super::ledger::{Ledger, Visit};
-use super::limits::{HeaderStyle, Headers, Limits, Reading, Refusal};
+use super::limits::{HeaderStyle, Limits, Reading, Refusal};
 use super::settings::Settings;
 use super::snapshot::Snapshot;
 use crate::clock::{self, Instant, WallClock};
@@ -99,20 +98,9 @@ impl Provider {
 /// Where limits stood at a moment, to be told in headers.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
-    style: HeaderStyle,
-    readings: Vec<Reading>,
-    at: SystemTime,
-}
-
-impl Told {
-    /// The header lines on an answer to a call of this kind.
-    pub(super) fn lines(&self, kind: Kind) -> Headers {
-        match self.style {
-            HeaderStyle::None => Headers::new(),
-            _ if kind.is_anthropics() => anthropic::headers(&self.readings, self.at),
-            style => style.lines(&self.readings),
-        }
-    }
+    pub(super) style: HeaderStyle,
+    pub(super) readings: Vec<Reading>,
+    pub(super) at: SystemTime,
 }
 
 /// A call beyond a limit, and the limits then in force.

@@ -8,9 +8,10 @@ use serde_json::value::RawValue;
 
 use super::content::Raw;
 use super::finish;
-use super::usage::{Counts, Told};
+use super::usage::Counts;
 use crate::messages::{Usage, json};
 use crate::providers::fields::{Fields, is_string, is_text, items, joined, raw};
+use crate::providers::openai::written::Told;
 
 #[derive(Serialize)]
 struct Completion<'a> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::messages::json;
+use crate::providers::data_url;
 use crate::providers::dialect::Untranslatable;
 use crate::providers::fields::{self, Fields, Path};
 use crate::providers::losses::{self, Losses, wrong};
@@ -84,7 +85,7 @@ impl<'a> Block<'a> {
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Source<'a> {
-    Base64 { media_type: Cow<'a, str>, data: Cow<'a, str> },
+    Base64 { media_type: String, data: Cow<'a, str> },
     Url { url: Cow<'a, str> },
 }
 
@@ -178,9 +179,10 @@ fn image<'a>(
     if is_web(&url) {
         return Ok(Some(Source::Url { url }));
     }
-    match data_url(url) {
+    match data_url::in_base64(&url) {
         Some((media_type, data)) => {
-            let media_type = if media_type == "image/jpg" { Cow::Borrowed("image/jpeg") } else { media_type };
+            let media_type = media_type.to_ascii_lowercase();
+            let media_type = if media_type == "image/jpg" { "image/jpeg".to_owned() } else { media_type };
             Ok(Some(Source::Base64 { media_type, data }))
         }
         None => {
@@ -189,6 +191,9 @@ fn image<'a>(
         }
     }
 }
+
+/// The one type of documents.
+const PDF: &str = "application/pdf";
 
 /// A PDF; other files have no words there.
 fn document<'a>(
@@ -199,35 +204,17 @@ fn document<'a>(
 ) -> Result<Option<Block<'a>>, Untranslatable> {
     let mut file = losses::object(file.ok_or_else(|| wrong(path, "an object"))?, path)?;
     let title = file.take("filename").filter(|title| fields::is_string(title));
-    let data = file.take("file_data").and_then(json::string).and_then(data_url);
-    let Some((media_type, data)) = data.filter(|(media_type, _)| media_type == "application/pdf") else {
+    let data = file.take("file_data").and_then(json::string).and_then(|url| data_url::in_base64(&url));
+    let Some((_, data)) = data.filter(|(media_type, _)| media_type.eq_ignore_ascii_case(PDF)) else {
         losses.lose(path, "it takes PDF files as `file_data`, a data URL in base64")?;
         return Ok(None);
     };
     losses.lose_rest(file, path)?;
-    Ok(Some(Block::Document { source: Source::Base64 { media_type, data }, title, cache_control }))
+    Ok(Some(Block::Document { source: Source::Base64 { media_type: PDF.to_owned(), data }, title, cache_control }))
 }
 
 fn is_web(url: &str) -> bool {
     ["http://", "https://"]
         .iter()
         .any(|scheme| url.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)))
-}
-
-/// Type and data of `data:image/png;base64,…`.
-fn data_url(url: Cow<'_, str>) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
-    let comma = url.find(',')?;
-    let head = url.get(..comma)?;
-    let kind = head.get(.."data:".len()).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).map(|_| &head[5..])?;
-    let (media_type, encoding) = kind.rsplit_once(';')?;
-    if !encoding.trim().eq_ignore_ascii_case("base64") {
-        return None;
-    }
-    // Parameters such as a charset say nothing of an image.
-    let media_type = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let data = match url {
-        Cow::Borrowed(url) => Cow::Borrowed(&url[comma + 1..]),
-        Cow::Owned(mut url) => Cow::Owned(url.split_off(comma + 1)),
-    };
-    Some((Cow::Owned(media_type), data))
 }

@@ -3,27 +3,12 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::content::Raw;
 use crate::messages::json;
 use crate::providers::error_body::ErrorBody;
 use crate::providers::fields::{Fields, is_string, is_text, raw};
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Inside<'a>,
-}
-
-#[derive(Serialize)]
-struct Inside<'a> {
-    message: Raw<'a>,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
-    code: &'a str,
-}
+use crate::providers::openai::written::Failed;
 
 /// The error that `body` reports, in OpenAI's envelope, and the status that its type says; `None` where it reports none.
 /// Its code is a word, as typed clients want it: Anthropic's finer `error_code`, or the type.
@@ -44,9 +29,9 @@ pub(super) fn enveloped(body: &Bytes) -> Option<(Bytes, Option<u16>)> {
         .unwrap_or_else(|| Cow::Owned(raw(r#""The upstream reported an error without saying which.""#.to_owned())));
     let status = kind.as_deref().and_then(status).or_else(|| ErrorBody::read(body).status());
     let kind = kind.as_deref().unwrap_or("api_error");
-    let inside = Inside { message, kind, param: None, code: code.as_deref().unwrap_or(kind) };
-    let envelope = serde_json::to_vec(&Envelope { error: inside }).ok()?;
-    Some((envelope.into(), status))
+    let code = Some(code.as_deref().unwrap_or(kind));
+    let failed = Failed { message: &message, kind, param: None, code, details: None };
+    Some((failed.enveloped(), status))
 }
 
 /// The word for programs that `value` is.

@@ -24,8 +24,8 @@ use super::tools::{self, Choice, Tool};
 use super::turns::{self, Turn};
 use crate::messages::{Body, json};
 use crate::providers::dialect::Untranslatable;
-use crate::providers::fields::{self, Fields, Path, is_text};
-use crate::providers::losses::{self, Losses, wrong};
+use crate::providers::fields::{self, Fields, Path, below, is_text};
+use crate::providers::losses::{self, Losses, Unsaid, wrong};
 
 #[derive(Serialize)]
 struct Outgoing<'a> {
@@ -91,8 +91,8 @@ const ELSEWHERE: [&str; 7] = [
     "model",
 ];
 
-/// Fields that have no words there, the value that says nothing, and why.
-const UNSAID: [(&str, &[&str], &str); 11] = [
+/// Fields that have no words there.
+const UNSAID: [Unsaid; 11] = [
     ("n", &["1"], "it gives one answer to each call"),
     ("seed", &[], "it has no seed"),
     ("logprobs", &["false"], "it tells no probabilities"),
@@ -119,11 +119,7 @@ pub(super) fn translate(
     for name in ELSEWHERE {
         let _ = fields.take(name);
     }
-    for (name, silent, why) in UNSAID {
-        if fields.take(name).is_some_and(|value| !is_silent(value, silent)) {
-            losses.lose(Path::Root.field(name), why)?;
-        }
-    }
+    losses.lose_all(&mut fields, &UNSAID)?;
     let at = Path::Root.field("messages");
     let messages = fields.take("messages").ok_or_else(|| wrong(at, "an array"))?;
     let conversation = turns::conversation(messages, losses)?;
@@ -155,12 +151,6 @@ pub(super) fn translate(
     // Strings, numbers and JSON that has been read: nothing of it can fail to be written.
     let out = serde_json::to_vec(&outgoing).map_err(|_| not_json())?;
     Ok(out.into())
-}
-
-/// Whether `value` is one of those that say nothing, however it is spaced.
-fn is_silent(value: &RawValue, silent: &[&str]) -> bool {
-    let plain: String = value.get().split_ascii_whitespace().collect();
-    silent.contains(&&*plain)
 }
 
 /// Text that ends an answer. The API refuses what is white space only.
@@ -219,7 +209,7 @@ fn sampling<'a>(
 fn user<'a>(fields: &mut Fields<'a>) -> Option<&'a RawValue> {
     let user = fields.take("user");
     let safety = fields.take("safety_identifier");
-    let noted = fields.take("metadata").and_then(|noted| Fields::read(noted.get())?.take("user_id"));
+    let noted = fields.take("metadata").and_then(|noted| below(noted, &["user_id"]));
     [user, safety, noted].into_iter().flatten().find(|user| fields::is_string(user))
 }
 

@@ -4,7 +4,6 @@
 //! one.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 use serde_json::value::RawValue;
@@ -15,6 +14,7 @@ use super::{error, finish};
 use crate::messages::{Usage, json};
 use crate::providers::dialect::{Events, Step};
 use crate::providers::fields::{Fields, is_string};
+use crate::providers::openai::written::{Chunks, DONE};
 use crate::providers::sse::Event;
 
 /// How much of one block of thinking is kept, to be given out with its signature; of a longer one only the text is told.
@@ -25,8 +25,8 @@ const MAX_KEPT: usize = 1 << 20;
 pub(super) struct Reader {
     created: u64,
     tells_usage: bool,
-    /// How every chunk begins, once `message_start` has told id and model.
-    head: Option<String>,
+    /// How chunks are written, once `message_start` has told id and model.
+    chunks: Option<Chunks>,
     /// The blocks that are open, by Anthropic's index.
     blocks: BTreeMap<u64, Block>,
     /// Calls of tools so far: OpenAI counts them apart from other blocks.
@@ -68,7 +68,7 @@ impl Reader {
         Self {
             created,
             tells_usage,
-            head: None,
+            chunks: None,
             blocks: BTreeMap::new(),
             calls: 0,
             counts: Counts::default(),
@@ -102,7 +102,7 @@ impl Reader {
     }
 
     fn start(&mut self, message: Option<&RawValue>, out: &mut BytesMut) -> Result<Said, &'static str> {
-        if self.head.is_some() {
+        if self.chunks.is_some() {
             return Err("a second message_start");
         }
         let mut message = message.and_then(|message| Fields::read(message.get())).ok_or("a start without a message")?;
@@ -110,12 +110,7 @@ impl Reader {
             self.counts.read(usage);
         }
         let (id, model) = (text_or_none(message.take("id")), text_or_none(message.take("model")));
-        self.head = Some(format!(
-            r#"data: {{"id":{},"object":"chat.completion.chunk","created":{},"model":{},"#,
-            id.get(),
-            self.created,
-            model.get()
-        ));
+        self.chunks = Some(Chunks::new(id.get(), self.created, model.get(), self.tells_usage));
         self.chunk(r#"{"role":"assistant","content":"","refusal":null}"#, out)?;
         Ok(Said::Opening)
     }
@@ -212,13 +207,10 @@ impl Reader {
             self.chunk(&format!(r#"{{"refusal":{refusal}}}"#), out)?;
         }
         self.choice("{}", &finish, out)?;
-        if let (true, Some(told)) = (self.tells_usage, self.counts.told()) {
-            let usage = serde_json::to_string(&told).map_err(|_| "usage that cannot be written")?;
-            let tier = self.counts.service_tier();
-            let tier = tier.map(|tier| format!(r#","service_tier":"{tier}""#)).unwrap_or_default();
-            self.write(&format!(r#""choices":[],"usage":{usage}{tier}"#), out)?;
+        if let (Some(chunks), Some(told)) = (&self.chunks, self.counts.told()) {
+            chunks.usage(&told, self.counts.service_tier(), out);
         }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        out.extend_from_slice(DONE);
         self.is_ended = true;
         Ok(Said::Content)
     }
@@ -270,17 +262,11 @@ impl Reader {
         self.choice(delta, "null", out)
     }
 
-    /// A chunk of one choice. Where usage is told at the end, all chunks before say that they have none.
+    /// A chunk of one choice.
     fn choice(&self, delta: &str, finish: &str, out: &mut BytesMut) -> Result<(), &'static str> {
+        let chunks = self.chunks.as_ref().ok_or("content before message_start")?;
         let choice = format!(r#"{{"index":0,"delta":{delta},"logprobs":null,"finish_reason":{finish}}}"#);
-        let usage = if self.tells_usage { r#","usage":null"# } else { "" };
-        self.write(&format!(r#""choices":[{choice}]{usage}"#), out)
-    }
-
-    fn write(&self, fields: &str, out: &mut BytesMut) -> Result<(), &'static str> {
-        let head = self.head.as_ref().ok_or("content before message_start")?;
-        // Writing to a buffer that grows cannot fail.
-        let _ = write!(out, "{head}{fields}}}\n\n");
+        chunks.choice(&choice, out);
         Ok(())
     }
 }

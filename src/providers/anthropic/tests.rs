@@ -4,15 +4,14 @@ mod golden;
 mod requests;
 mod streams;
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::*;
-use crate::messages::{AccountId, Authorities, Droppable, Endpoint, Secret, Timeouts, Upstream, UpstreamKind};
+use crate::messages::{Droppable, Endpoint, UpstreamKind};
+use crate::providers::examples;
 
 /// When all answers are made: the first second of 2025.
 const CREATED: u64 = 1_735_689_600;
@@ -22,22 +21,7 @@ fn made() -> SystemTime {
 }
 
 fn account(headers: &[(&'static str, &'static str)]) -> Account {
-    let second = Duration::from_secs(1);
-    let upstream = Upstream {
-        name: "a".into(),
-        kind: UpstreamKind::Anthropic,
-        base_url: "https://api.example.test".into(),
-        timeouts: Timeouts { connect: second, first_byte: second, answer: second, idle: second },
-        max_answer: 1 << 20,
-        ask_usage: true,
-        authorities: Authorities::default(),
-        headers: headers
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect(),
-    };
-    let id = AccountId { upstream: upstream.name.clone(), key: 0 };
-    Account { id, upstream: Arc::new(upstream), key: Some(Secret::new("sk-ant-1")) }
+    examples::account(UpstreamKind::Anthropic, "https://api.example.test", "sk-ant-1", headers)
 }
 
 fn request(body: impl Into<Bytes>) -> Request {

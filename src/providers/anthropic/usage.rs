@@ -1,9 +1,9 @@
 //! Tokens, counted as OpenAI counts them: Anthropic leaves what went through its cache out of `input_tokens`.
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::messages::{Usage, json};
+use crate::providers::openai::written::Told;
 
 /// What has been told so far. A stream tells it in parts, each cumulative, and some servers leave zeros where they know
 /// better elsewhere: the greatest counts.
@@ -67,45 +67,13 @@ impl Counts {
 
     /// As the caller gets it.
     pub(super) fn told(&self) -> Option<Told> {
-        let usage = self.usage()?;
-        Some(Told {
-            prompt_tokens: usage.input_tokens,
-            completion_tokens: usage.output_tokens,
-            total_tokens: usage.total_tokens,
-            prompt_tokens_details: PromptDetails {
-                cached_tokens: self.cache_read,
-                cache_write_tokens: self.cache_written,
-            },
-            completion_tokens_details: self.thinking.map(|reasoning_tokens| CompletionDetails { reasoning_tokens }),
-        })
+        Some(Told::new(self.usage()?, Some(self.cache_written), self.thinking))
     }
 
     /// OpenAI's name of the tier that has served the request.
     pub(super) fn service_tier(&self) -> Option<&'static str> {
         self.is_priority.map(|is_priority| if is_priority { "priority" } else { "default" })
     }
-}
-
-/// OpenAI's `usage`.
-#[derive(Serialize)]
-pub(super) struct Told {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-    prompt_tokens_details: PromptDetails,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    completion_tokens_details: Option<CompletionDetails>,
-}
-
-#[derive(Serialize)]
-struct PromptDetails {
-    cached_tokens: u64,
-    cache_write_tokens: u64,
-}
-
-#[derive(Serialize)]
-struct CompletionDetails {
-    reasoning_tokens: u64,
 }
 
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 
 use super::extra::Extra;
-use super::fields::{Fields, is_blank, is_string, items};
 use super::finish::Finish;
 use crate::messages::json;
+use crate::providers::fields::{Fields, is_string, items};
+use crate::providers::object::is_blank;
 
 /// What was said.
 #[derive(Debug)]
@@ -61,70 +62,73 @@ pub(super) struct Call<'a> {
     pub(super) args: Option<&'a RawValue>,
 }
 
-/// Of a candidate: what is translated, or counted elsewhere, or says nothing to act upon.
-const KNOWN: [&str; 7] =
-    ["content", "finishReason", "index", "logprobsResult", "avgLogprobs", "safetyRatings", "tokenCount"];
+/// Of a candidate: what is counted elsewhere, or says nothing to act upon.
+const UNTOLD: [&str; 3] = ["avgLogprobs", "safetyRatings", "tokenCount"];
 
 impl<'a> Answer<'a> {
-    /// What the object `fields` says.
-    pub(super) fn of(fields: &Fields<'a>) -> Self {
-        let string = |name| fields.get(name).filter(|value| is_string(value) && !is_blank(value));
-        let list = fields.get("candidates").and_then(items).unwrap_or_default();
-        let list: Vec<_> = list.into_iter().filter_map(Fields::of).collect();
+    /// What the object of these `fields` says.
+    pub(super) fn of(mut fields: Fields<'a>) -> Self {
+        let list = fields.take("candidates").and_then(items).unwrap_or_default();
+        let list = list.into_iter().filter_map(|candidate| Fields::read(candidate.get()));
+        let list: Vec<_> = list.map(|mut candidate| (candidate.take("index"), candidate)).collect();
         // The first index is not written, as protobuf's JSON leaves out zeros; a server that writes none counts by place.
-        let is_numbered = list.iter().any(|candidate| candidate.get("index").is_some());
+        let is_numbered = list.iter().any(|(index, _)| index.is_some());
         let place = |n: usize| if is_numbered { 0 } else { u64::try_from(n).unwrap_or(u64::MAX) };
-        let candidates = list.iter().enumerate().map(|(n, candidate)| Candidate::of(candidate, place(n))).collect();
-        let feedback = Fields::of_any(fields.get("promptFeedback"));
-        let word = |name| feedback.get(name).and_then(json::string).filter(|word| !word.is_empty());
+        let candidates = list
+            .into_iter()
+            .enumerate()
+            .map(|(n, (index, candidate))| Candidate::of(candidate, index.and_then(json::count).unwrap_or(place(n))));
+        let candidates = candidates.collect();
+        let mut feedback = Fields::of_any(fields.take("promptFeedback"));
+        let mut word = |name| feedback.take(name).and_then(json::string).filter(|word| !word.is_empty());
         Self {
-            id: string("responseId"),
-            model: string("modelVersion"),
+            id: said(fields.take("responseId")),
+            model: said(fields.take("modelVersion")),
             candidates,
             block: word("blockReason").map(|reason| (reason, word("blockReasonMessage"))),
-            usage: fields.get("usageMetadata"),
+            usage: fields.take("usageMetadata"),
         }
     }
 }
 
+/// `value`, where it is a string that says something.
+fn said(value: Option<&RawValue>) -> Option<&RawValue> {
+    value.filter(|value| is_string(value) && !is_blank(value))
+}
+
 impl<'a> Candidate<'a> {
-    fn of(fields: &Fields<'a>, place: u64) -> Self {
-        let content = Fields::of_any(fields.get("content"));
-        let parts = content.get("parts").and_then(items).unwrap_or_default();
+    fn of(mut fields: Fields<'a>, index: u64) -> Self {
+        let parts = Fields::of_any(fields.take("content")).take("parts").and_then(items).unwrap_or_default();
+        let finish = fields.take("finishReason").and_then(Finish::read);
+        let logprobs = fields.take("logprobsResult");
+        for name in UNTOLD {
+            let _ = fields.take(name);
+        }
         let mut extra = Extra::default();
-        for (name, value) in fields.iter().filter(|(name, value)| !KNOWN.contains(name) && !is_blank(value)) {
+        for (name, value) in fields.without_blanks().rest() {
             extra.add(name, value);
         }
-        Self {
-            index: fields.get("index").and_then(json::count).unwrap_or(place),
-            parts: parts.into_iter().flat_map(Part::of).collect(),
-            finish: fields.get("finishReason").and_then(Finish::read),
-            logprobs: fields.get("logprobsResult"),
-            extra,
-        }
+        Self { index, parts: parts.into_iter().flat_map(Part::of).collect(), finish, logprobs, extra }
     }
 }
 
 impl<'a> Part<'a> {
     /// What a part says: one thing by Gemini's rule; whoever breaks it is still heard.
-    fn of(raw: &'a RawValue) -> Vec<Self> {
-        let Some(fields) = Fields::of(raw) else { return Vec::new() };
-        let signature = fields.get("thoughtSignature").filter(|value| is_string(value) && !is_blank(value));
-        let is_thought = fields.get("thought").is_some_and(|value| value.get() == "true");
+    fn of(part: &'a RawValue) -> Vec<Self> {
+        let Some(mut fields) = Fields::read(part.get()) else { return Vec::new() };
+        let signature = self::said(fields.take("thoughtSignature"));
+        let is_thought = fields.take("thought").is_some_and(|value| value.get() == "true");
         let mut said = Vec::new();
-        if let Some(text) = fields.get("text").filter(|text| is_string(text)) {
+        if let Some(text) = fields.take("text").filter(|text| is_string(text)) {
             said.push(if is_thought { Said::Thought(text) } else { Said::Text(text) });
         }
-        if let Some(call) = fields.get("functionCall").and_then(Fields::of) {
-            let string = |name| call.get(name).filter(|value| is_string(value) && !is_blank(value));
-            said.push(Said::Call(Call { id: string("id"), name: string("name"), args: call.get("args") }));
+        if let Some(mut call) = fields.take("functionCall").and_then(|call| Fields::read(call.get())) {
+            let (id, name) = (self::said(call.take("id")), self::said(call.take("name")));
+            said.push(Said::Call(Call { id, name, args: call.take("args") }));
         }
-        let is_more = |(name, value): (&str, &RawValue)| {
-            !matches!(name, "text" | "functionCall" | "thought" | "thoughtSignature") && !is_blank(value)
-        };
         // A signature may stand alone, behind the text it belongs to.
-        if said.is_empty() && (signature.is_some() || fields.iter().any(is_more)) {
-            said.push(Said::Other(raw));
+        if said.is_empty() && (signature.is_some() || fields.without_blanks().rest().next().is_some()) {
+            said.push(Said::Other(part));
         }
         said.into_iter().map(|said| Self { said, signature }).collect()
     }

@@ -3,11 +3,11 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::{Fields, is_string, items};
-use super::losses::{Losses, wrong};
 use super::model::Model;
 use crate::messages::json;
 use crate::providers::dialect::Untranslatable;
+use crate::providers::fields::{Fields, Path, is_string, items};
+use crate::providers::losses::{self, Losses, wrong};
 
 /// Numbers and schemas stand as the caller wrote them; whether they can be is for the upstream to say.
 #[derive(Debug, Default, PartialEq, Serialize)]
@@ -67,80 +67,66 @@ struct Thinking {
 }
 
 impl<'a> Config<'a> {
-    /// Takes the field `name` of a request; false when it is none of these.
-    pub(super) fn take(
-        &mut self,
-        name: &str,
-        value: &'a RawValue,
-        model: &Model<'_>,
-        losses: Losses<'_>,
-    ) -> Result<bool, Untranslatable> {
-        let place = match name {
-            "n" if value.get() == "1" => return Ok(true),
-            "presence_penalty" | "frequency_penalty" if is_zero(value) => return Ok(true),
-            "logprobs" if value.get() == "false" => return Ok(true),
-            "top_logprobs" if is_zero(value) => return Ok(true),
-            "n" => &mut self.candidate_count,
-            "temperature" => &mut self.temperature,
-            "top_p" => &mut self.top_p,
-            "top_k" => &mut self.top_k,
-            "seed" => &mut self.seed,
-            "presence_penalty" => &mut self.presence_penalty,
-            "frequency_penalty" => &mut self.frequency_penalty,
-            "logprobs" => &mut self.response_logprobs,
-            "top_logprobs" => &mut self.logprobs,
-            "max_tokens" | "max_completion_tokens" => {
-                // Of two limits the lower keeps to both.
-                let limit = |value: &RawValue| json::count(value).unwrap_or(u64::MAX);
-                if self.max_output_tokens.is_none_or(|have| limit(value) < limit(have.0)) {
-                    self.max_output_tokens = Some(Raw(value));
-                }
-                return Ok(true);
-            }
-            "stop" => return self.stop(value).map(|()| true),
-            "response_format" => return self.format(value, losses).map(|()| true),
-            "reasoning_effort" => {
-                self.thinking_config = thinking(value, model, losses)?;
-                return Ok(true);
-            }
-            _ => return Ok(false),
+    /// Takes what of a request's `fields` it is about.
+    pub(super) fn read(fields: &mut Fields<'a>, model: &Model<'_>, losses: Losses<'_>) -> Result<Self, Untranslatable> {
+        fields.skip("n", &["1"]);
+        fields.skip("logprobs", &["false"]);
+        let mut take = |name| fields.take(name).map(Raw);
+        let isnt_zero = |number: &Raw<'_>| number.0.get().parse() != Ok(0.0);
+        // Of two limits the lower keeps to both.
+        let limits = [take("max_tokens"), take("max_completion_tokens")].into_iter().flatten();
+        let mut config = Self {
+            candidate_count: take("n"),
+            max_output_tokens: limits.min_by_key(|limit| json::count(limit.0).unwrap_or(u64::MAX)),
+            temperature: take("temperature"),
+            top_p: take("top_p"),
+            top_k: take("top_k"),
+            seed: take("seed"),
+            presence_penalty: take("presence_penalty").filter(isnt_zero),
+            frequency_penalty: take("frequency_penalty").filter(isnt_zero),
+            response_logprobs: take("logprobs"),
+            logprobs: take("top_logprobs").filter(isnt_zero),
+            ..Self::default()
         };
-        *place = Some(Raw(value));
-        Ok(true)
+        if let Some(stop) = fields.take("stop") {
+            config.stop(stop)?;
+        }
+        if let Some(format) = fields.take("response_format") {
+            config.format(format, losses)?;
+        }
+        if let Some(effort) = fields.take("reasoning_effort") {
+            config.thinking_config = thinking(effort, model, losses)?;
+        }
+        Ok(config)
     }
 
     fn stop(&mut self, value: &'a RawValue) -> Result<(), Untranslatable> {
         let list = if is_string(value) { Some(vec![value]) } else { items(value) };
-        let list = list.ok_or_else(|| wrong("stop", "must be a string or an array of strings"))?;
+        let list = list.ok_or_else(|| wrong(Path::Root.field("stop"), "a string or an array of strings"))?;
         self.stop_sequences = (!list.is_empty()).then(|| list.into_iter().map(Raw).collect());
         Ok(())
     }
 
     fn format(&mut self, value: &'a RawValue, losses: Losses<'_>) -> Result<(), Untranslatable> {
-        let format = Fields::of(value).ok_or_else(|| wrong("response_format", "must be an object"))?;
-        let kind = format.get("type").and_then(json::string).unwrap_or_default();
-        for (name, value) in format.iter().filter(|(name, _)| !matches!(*name, "type" | "json_schema")) {
-            losses.lose_unknown(format!("response_format.{name}"), value)?;
-        }
+        let at = Path::Root.field("response_format");
+        let mut format = losses::object(value, at)?;
+        let kind = format.take("type").and_then(json::string).unwrap_or_default();
+        let named = format.take("json_schema");
+        losses.lose_rest(format, at)?;
         match &*kind {
             "text" => return Ok(()),
             "json_object" => {}
             "json_schema" => {
-                let named = Fields::of_any(format.get("json_schema"));
-                for (name, value) in named.iter() {
-                    // The name is a label, and Gemini is as strict as it can be in any case.
-                    if !matches!(name, "name" | "strict" | "schema") {
-                        losses.lose_unknown(format!("response_format.json_schema.{name}"), value)?;
-                    }
-                }
-                let schema = named.get("schema");
-                let schema = schema.ok_or_else(|| wrong("response_format.json_schema.schema", "is missing"))?;
+                let at = at.field("json_schema");
+                let mut named = Fields::of_any(named);
+                let schema = named.take("schema");
+                // The name is a label, and Gemini is as strict as it can be in any case.
+                let _ = (named.take("name"), named.take("strict"));
+                losses.lose_rest(named, at)?;
+                let schema = schema.ok_or_else(|| wrong(at.field("schema"), "given"))?;
                 self.response_json_schema = Some(Raw(schema));
             }
-            _ => {
-                return losses
-                    .lose("response_format", "it has no other formats than text, json_object and json_schema");
-            }
+            _ => return losses.lose(at, "it has no other formats than text, json_object and json_schema"),
         }
         self.response_mime_type = Some("application/json");
         Ok(())
@@ -149,6 +135,7 @@ impl<'a> Config<'a> {
 
 /// Google's own table of what OpenAI's efforts are to its models.
 fn thinking(effort: &RawValue, model: &Model<'_>, losses: Losses<'_>) -> Result<Option<Thinking>, Untranslatable> {
+    let at = Path::Root.field("reasoning_effort");
     let word = json::string(effort).unwrap_or_default();
     let budget =
         |tokens| Thinking { thinking_level: None, thinking_budget: Some(tokens), include_thoughts: tokens > 0 };
@@ -164,16 +151,12 @@ fn thinking(effort: &RawValue, model: &Model<'_>, losses: Losses<'_>) -> Result<
         ("high", true) => level("HIGH"),
         ("none", true) => {
             let why = "models of its third generation on always think; `minimal` is the least";
-            return losses.lose("reasoning_effort", why).map(|()| None);
+            return losses.lose(at, why).map(|()| None);
         }
         _ => {
             let why = "it knows the efforts none, minimal, low, medium and high";
-            return losses.lose("reasoning_effort", why).map(|()| None);
+            return losses.lose(at, why).map(|()| None);
         }
     };
     Ok(Some(found))
-}
-
-fn is_zero(raw: &RawValue) -> bool {
-    raw.get().parse::<f64>().is_ok_and(|number| number == 0.0)
 }

@@ -10,14 +10,30 @@ use serde_json::value::RawValue;
 use super::Translated;
 use super::config::Config;
 use super::contents::Content;
-use super::fields::{Fields, items};
-use super::losses::{Losses, wrong};
 use super::messages::Conversation;
 use super::model::Model;
 use super::tools::{Tool, ToolConfig, Tools};
-use crate::messages::{Account, Headers, Request, UsageAsk, json};
+use crate::messages::{Account, Headers, Request, UsageAsk};
 use crate::providers::dialect::{Encoded, Untranslatable};
+use crate::providers::fields::{Fields, Path};
+use crate::providers::losses::{self, Losses, Unsaid, wrong};
 use crate::providers::outgoing;
+
+/// Whose protocol a loss is about.
+const WHOSE: &str = "a Gemini model";
+
+/// Fields that say nothing where they have the value that OpenAI's protocol takes for granted.
+const DEFAULTS: [(&str, &[&str]); 3] =
+    [("store", &["false"]), ("service_tier", &["\"auto\"", "\"default\""]), ("verbosity", &["\"medium\""])];
+
+/// Fields that have no words there, for a reason of their own.
+const UNSAID: [Unsaid; 5] = [
+    ("parallel_tool_calls", &["true"], "its models decide by themselves how many tools they call at once"),
+    ("functions", &[], "use `tools` and `tool_choice` instead"),
+    ("function_call", &[], "use `tools` and `tool_choice` instead"),
+    ("modalities", &["[\"text\"]"], "only text is answered"),
+    ("audio", &[], "only text is answered"),
+];
 
 /// Gemini's body of a request.
 #[derive(Debug, Serialize)]
@@ -44,7 +60,7 @@ pub(crate) fn encode(
     model: Option<&str>,
     now: SystemTime,
 ) -> Result<Encoded, Untranslatable> {
-    let name = model.or(request.model()).ok_or_else(|| wrong("model", "is missing"))?;
+    let name = model.or(request.model()).ok_or_else(|| wrong(Path::Root.field("model"), "given"))?;
     let model = Model(name);
     let body = body(request, &model)?;
     let method = if request.is_stream() { "streamGenerateContent?alt=sse" } else { "generateContent" };
@@ -64,36 +80,33 @@ pub(crate) fn encode(
 fn headers(request: &Request, account: &Account) -> Headers {
     let mut headers =
         outgoing::headers(request, account, |key| (HeaderName::from_static("x-goog-api-key"), key.to_owned()));
-    let configured = |name: &HeaderName| account.upstream.headers.iter().any(|(have, _)| have == name);
-    let foreign = ["openai-", "anthropic-", "x-forebay-"];
-    headers.retain(|name| configured(name) || !foreign.iter().any(|prefix| name.as_str().starts_with(prefix)));
+    outgoing::leave_out(&mut headers, account, &["openai-", "anthropic-", "x-forebay-"]);
     headers
 }
 
 /// Gemini's words for the body of `request`.
 fn body(request: &Request, model: &Model<'_>) -> Result<Vec<u8>, Untranslatable> {
-    let losses = Losses::of(request);
+    let losses = Losses::new(request.droppable(), WHOSE).forgiving_blanks();
+    let at = Path::Root.field("messages");
     // It has been read once as a whole: what fails here can only be a text that no request was made of.
-    let whole: &RawValue =
-        serde_json::from_slice(request.body().bytes()).map_err(|_| wrong("messages", "must be JSON"))?;
-    let fields = Fields::of(whole).ok_or_else(|| wrong("messages", "must stand in an object"))?;
-    let mut config = Config::default();
-    for (name, value) in fields.iter().filter(|(_, value)| !json::is_null(value)) {
-        match name {
-            "model" | "messages" | "stream" | "tools" | "tool_choice" => {}
-            "stream_options" => stream_options(value, losses)?,
-            _ if config.take(name, value, model, losses)? || is_default(name, value) => {}
-            "parallel_tool_calls" => {
-                losses.lose(name, "its models decide by themselves how many tools they call at once")?
-            }
-            "functions" | "function_call" => losses.lose(name, "use `tools` and `tool_choice` instead")?,
-            "modalities" | "audio" => losses.lose(name, "only text is answered")?,
-            _ => losses.lose_unknown(name, value)?,
-        }
+    let not_json = || wrong(at, "part of a JSON object");
+    let text = std::str::from_utf8(request.body().bytes()).map_err(|_| not_json())?;
+    let mut fields = Fields::read(text).ok_or_else(not_json)?;
+    for name in ["model", "stream"] {
+        let _ = fields.take(name);
     }
-    let messages = fields.get("messages").ok_or_else(|| wrong("messages", "is missing"))?;
-    let Conversation { system, contents } = Conversation::read(messages, model, losses)?;
-    let tools = Tools::read(fields.get("tools"), fields.get("tool_choice"), losses)?;
+    for (name, silent) in DEFAULTS {
+        fields.skip(name, silent);
+    }
+    if let Some(options) = fields.take("stream_options") {
+        stream_options(options, losses)?;
+    }
+    losses.lose_all(&mut fields, &UNSAID)?;
+    let config = Config::read(&mut fields, model, losses)?;
+    let messages = fields.take("messages").ok_or_else(|| wrong(at, "given"))?;
+    let Conversation { system, contents } = Conversation::read(messages, at, model, losses)?;
+    let tools = Tools::read(&mut fields, losses)?;
+    losses.lose_rest(fields, Path::Root)?;
     let ask = Ask {
         system_instruction: system,
         contents,
@@ -101,28 +114,14 @@ fn body(request: &Request, model: &Model<'_>) -> Result<Vec<u8>, Untranslatable>
         tool_config: tools.config,
         generation_config: (config != Config::default()).then_some(config),
     };
-    serde_json::to_vec(&ask).map_err(|_| wrong("messages", "cannot be written as JSON"))
+    serde_json::to_vec(&ask).map_err(|_| not_json())
 }
 
-/// Whether the value is what OpenAI's protocol takes for granted: nothing is lost without it.
-fn is_default(name: &str, value: &RawValue) -> bool {
-    match name {
-        "parallel_tool_calls" => value.get() == "true",
-        "store" => value.get() == "false",
-        "service_tier" => matches!(value.get(), "\"auto\"" | "\"default\""),
-        "verbosity" => value.get() == "\"medium\"",
-        "modalities" => items(value).is_some_and(|list| list.len() == 1 && list[0].get() == "\"text\""),
-        _ => false,
-    }
-}
-
-fn stream_options(value: &RawValue, losses: Losses<'_>) -> Result<(), Untranslatable> {
-    let options = Fields::of(value).ok_or_else(|| wrong("stream_options", "must be an object"))?;
-    for (name, value) in options.iter() {
-        let is_said = name == "include_usage" || (name == "include_obfuscation" && value.get() == "false");
-        if !is_said {
-            losses.lose_unknown(format!("stream_options.{name}"), value)?;
-        }
-    }
-    Ok(())
+/// Usage comes unasked, and what fills chunks up to hide their length does not come.
+fn stream_options(options: &RawValue, losses: Losses<'_>) -> Result<(), Untranslatable> {
+    let at = Path::Root.field("stream_options");
+    let mut options = losses::object(options, at)?;
+    let _ = options.take("include_usage");
+    options.skip("include_obfuscation", &["false"]);
+    losses.lose_rest(options, at)
 }

@@ -4,43 +4,27 @@
 //! where the error came within a stream.
 
 use bytes::Bytes;
-use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::{Fields, is_string, items};
 use crate::messages::json;
 use crate::providers::error_body::ErrorBody;
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    error: Error<'a>,
-}
-
-#[derive(Serialize)]
-struct Error<'a> {
-    message: &'a RawValue,
-    #[serde(rename = "type")]
-    kind: &'static str,
-    param: Option<()>,
-    code: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<&'a RawValue>,
-}
+use crate::providers::fields::{Fields, is_string, items};
+use crate::providers::openai::written::Failed;
 
 /// The error of `body` in OpenAI's envelope, and the status that it says. What is none of Google's is still an error, as far
 /// as it can be read.
 pub(super) fn enveloped(body: &[u8]) -> (Bytes, Option<u16>) {
     let read = ErrorBody::read(body);
     let status = read.status();
-    let googles = error_of(body).and_then(|fields| {
-        let message = fields.get("message").filter(|message| is_string(message))?;
-        let word = fields.get("status").and_then(json::string).filter(|word| !word.is_empty());
+    let googles = error_of(body).and_then(|mut fields| {
+        let message = fields.take("message").filter(|message| is_string(message))?;
+        let word = fields.take("status").and_then(json::string).filter(|word| !word.is_empty());
         let code = word.map_or_else(|| status.map_or_else(String::new, |status| status.to_string()), Into::into);
-        let details = fields.get("details").filter(|details| items(details).is_some_and(|list| !list.is_empty()));
-        let error = Error { message, kind: kind_of(status), param: None, code: &code, details };
-        serde_json::to_vec(&Envelope { error }).ok()
+        let details = fields.take("details").filter(|details| items(details).is_some_and(|list| !list.is_empty()));
+        let failed = Failed { message, kind: kind_of(status), param: None, code: Some(&code), details };
+        Some(failed.enveloped())
     });
-    (googles.map_or_else(|| read.to_envelope(), Bytes::from), status)
+    (googles.unwrap_or_else(|| read.to_envelope()), status)
 }
 
 /// The error that an answer or an event is; `None` when it is none.
@@ -55,7 +39,7 @@ fn error_of(body: &[u8]) -> Option<Fields<'_>> {
         Some(list) => list.into_iter().next()?,
         None => body,
     };
-    Some(Fields::of_any(Some(Fields::of(body)?.get("error")?)))
+    Some(Fields::of_any(Some(Fields::read(body.get())?.take("error")?)))
 }
 
 /// OpenAI's `type` for a status.

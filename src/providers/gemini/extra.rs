@@ -3,7 +3,7 @@
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 
-use super::fields::compact;
+use crate::providers::fields::{compact, raw};
 
 /// Fields under `extra_content.google`, as they came but for white space: an event of a stream has one line.
 #[derive(Debug, Default)]
@@ -36,8 +36,8 @@ impl<'a> Extra<'a> {
     }
 
     /// A field of the candidate.
-    pub(super) fn add(&mut self, name: &str, value: &RawValue) {
-        self.fields.push((name.to_owned(), in_one_line(value)));
+    pub(super) fn add(&mut self, name: String, value: &RawValue) {
+        self.fields.push((name, in_one_line(value)));
     }
 
     /// Nothing where there is nothing in it: for a field that is then left out.
@@ -49,7 +49,7 @@ impl<'a> Extra<'a> {
 }
 
 fn in_one_line(value: &RawValue) -> Box<RawValue> {
-    RawValue::from_string(compact(value.get())).expect("JSON is JSON without its white space")
+    raw(compact(value.get()))
 }
 
 impl Serialize for Extra<'_> {

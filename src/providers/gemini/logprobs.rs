@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::{Fields, is_string, items};
 use crate::messages::json;
+use crate::providers::fields::{Fields, below, is_string, items};
 
 /// How probable each token was.
 #[derive(Debug, Serialize)]
@@ -31,12 +31,12 @@ struct Guess<'a> {
 
 impl<'a> Logprobs<'a> {
     /// Reads `logprobsResult`; `None` when no token is in it.
-    pub(super) fn read(raw: &'a RawValue) -> Option<Self> {
-        let fields = Fields::of(raw)?;
-        let chosen = fields.get("chosenCandidates").and_then(items).unwrap_or_default();
-        let top = fields.get("topCandidates").and_then(items).unwrap_or_default();
+    pub(super) fn read(result: &'a RawValue) -> Option<Self> {
+        let mut fields = Fields::read(result.get())?;
+        let chosen = fields.take("chosenCandidates").and_then(items).unwrap_or_default();
+        let top = fields.take("topCandidates").and_then(items).unwrap_or_default();
         let mut top = top.into_iter().map(|step| {
-            let list = Fields::of(step).and_then(|step| step.get("candidates")).and_then(items);
+            let list = below(step, &["candidates"]).and_then(items);
             list.unwrap_or_default().into_iter().filter_map(Guess::read).collect::<Vec<_>>()
         });
         let mut content = Vec::with_capacity(chosen.len());
@@ -51,10 +51,10 @@ impl<'a> Logprobs<'a> {
 }
 
 impl<'a> Guess<'a> {
-    fn read(raw: &'a RawValue) -> Option<Self> {
-        let fields = Fields::of(raw)?;
-        let token = fields.get("token").filter(|token| is_string(token))?;
-        let logprob = fields.get("logProbability").and_then(|number| number.get().parse::<f64>().ok());
+    fn read(guess: &'a RawValue) -> Option<Self> {
+        let mut fields = Fields::read(guess.get())?;
+        let token = fields.take("token").filter(|token| is_string(token))?;
+        let logprob = fields.take("logProbability").and_then(|number| number.get().parse::<f64>().ok());
         let bytes = json::string(token).map(|text| text.as_bytes().to_vec());
         // A certain token's logarithm is zero, which protobuf's JSON leaves out. What is beyond numbers is unlikely.
         Some(Self { token, logprob: logprob.unwrap_or(0.0).max(-9999.0), bytes })

@@ -6,22 +6,24 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use bytes::{BufMut as _, BytesMut};
+use bytes::BytesMut;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Translated;
 use super::answer::{Answer, Candidate, Part, Said};
 use super::error;
 use super::extra::Extra;
-use super::fields::{Fields, is_blank};
 use super::finish::{Finish, blocked};
 use super::logprobs::Logprobs;
-use super::usage::Tokens;
+use super::usage;
 use super::whole::{ToolCall, digest};
 use crate::messages::{Usage, json};
 use crate::providers::dialect::{Events, Step};
-use crate::providers::object::walk;
+use crate::providers::fields::{Fields, raw};
+use crate::providers::object::is_blank;
+use crate::providers::openai::written::{Chunks, DONE, Told};
 use crate::providers::sse::Event;
 
 /// Follows one stream from its first event to its end.
@@ -31,8 +33,10 @@ pub(super) struct StreamReader {
     /// Of the first event: one for the whole stream.
     id: Option<String>,
     model: Option<String>,
+    /// How chunks are written: from the first event on, and anew when the model is named later.
+    chunks: Option<Chunks>,
     candidates: BTreeMap<u64, Seen>,
-    usage: Option<Tokens>,
+    usage: Option<Told>,
     /// Content has been passed on.
     has_begun: bool,
 }
@@ -43,18 +47,6 @@ struct Seen {
     calls: usize,
     has_content: bool,
     is_finished: bool,
-}
-
-#[derive(Serialize)]
-struct Chunk<'a> {
-    id: &'a str,
-    object: &'static str,
-    created: u64,
-    model: &'a str,
-    choices: &'a [Choice<'a>],
-    /// There in every chunk, null in all but the last, once it is asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Tokens>>,
 }
 
 #[derive(Default, Serialize)]
@@ -84,26 +76,24 @@ struct Delta<'a> {
 impl StreamReader {
     /// A reader at the start of a stream.
     pub(super) fn new(to: Translated) -> Self {
-        Self { to, id: None, model: None, candidates: BTreeMap::new(), usage: None, has_begun: false }
+        Self { to, id: None, model: None, chunks: None, candidates: BTreeMap::new(), usage: None, has_begun: false }
     }
 
     /// Reads one answer of the stream; `out` gets what the caller is told for it.
     fn answer(&mut self, data: &[u8], out: &mut BytesMut) -> Step {
-        let whole: &RawValue = match walk(data, |_, _| {}).map(|()| serde_json::from_slice(data)) {
-            Ok(Ok(whole)) => whole,
-            Ok(Err(_)) => return Step::Malformed { detail: "not JSON".to_owned() },
+        let answer = match Fields::of_bytes(data) {
+            Ok(fields) => Answer::of(fields),
             Err(detail) => return Step::Malformed { detail },
         };
-        let Some(fields) = Fields::of(whole) else {
-            return Step::Malformed { detail: "not a JSON object".to_owned() };
-        };
-        let answer = Answer::of(&fields);
         let named = |name: Option<&RawValue>| name.and_then(json::string).map(Cow::into_owned);
         self.id.get_or_insert_with(|| named(answer.id).unwrap_or_else(|| digest(data)));
         if self.model.is_none() {
             self.model = named(answer.model);
+            let model = Value::from(self.model.as_deref().unwrap_or(&self.to.model)).to_string();
+            let id = Value::from(self.id.as_deref().unwrap_or_default()).to_string();
+            self.chunks = Some(Chunks::new(&id, self.to.created, &model, self.to.tells_usage));
         }
-        self.usage = answer.usage.and_then(Tokens::read).or(self.usage);
+        self.usage = answer.usage.and_then(usage::read).or(self.usage);
         let mut choices = Vec::new();
         for candidate in answer.candidates {
             self.candidate(candidate, &mut choices);
@@ -119,7 +109,7 @@ impl StreamReader {
             return Step::Drop;
         }
         for choice in choices {
-            self.chunk(std::slice::from_ref(&choice), None, out);
+            self.chunk(&choice, out);
         }
         self.has_begun |= self.candidates.values().any(|seen| seen.has_content || seen.is_finished);
         if self.has_begun { Step::Content } else { Step::Hold }
@@ -176,26 +166,19 @@ impl StreamReader {
         }
     }
 
-    fn chunk(&self, choices: &[Choice<'_>], usage: Option<Tokens>, out: &mut BytesMut) {
-        let chunk = Chunk {
-            id: self.id.as_deref().unwrap_or_default(),
-            object: "chat.completion.chunk",
-            created: self.to.created,
-            model: self.model.as_deref().unwrap_or(&self.to.model),
-            choices,
-            usage: self.to.tells_usage.then_some(usage),
-        };
-        out.extend_from_slice(b"data: ");
-        let written = serde_json::to_writer((&mut *out).writer(), &chunk);
-        debug_assert!(written.is_ok(), "memory takes all that is written to it");
-        out.extend_from_slice(b"\n\n");
+    fn chunk(&self, choice: &Choice<'_>, out: &mut BytesMut) {
+        let written = serde_json::to_string(choice);
+        debug_assert!(written.is_ok(), "strings, numbers and JSON that has been read");
+        if let (Some(chunks), Ok(choice)) = (&self.chunks, written) {
+            chunks.choice(&choice, out);
+        }
     }
 }
 
 /// Who speaks: the first that is said of a candidate.
 fn opening<'a>(index: u64) -> Choice<'a> {
-    let empty = RawValue::from_string("\"\"".to_owned()).expect("a string");
-    let delta = Delta { role: Some("assistant"), content: Some(Cow::Owned(empty)), ..Delta::default() };
+    let delta =
+        Delta { role: Some("assistant"), content: Some(Cow::Owned(raw("\"\"".to_owned()))), ..Delta::default() };
     Choice { index, delta, ..Choice::default() }
 }
 
@@ -214,10 +197,10 @@ impl Events for StreamReader {
     }
 
     fn finish(&mut self, out: &mut BytesMut) {
-        if let Some(usage) = self.usage.filter(|_| self.to.tells_usage) {
-            self.chunk(&[], Some(usage), out);
+        if let (Some(chunks), Some(usage)) = (&self.chunks, &self.usage) {
+            chunks.usage(usage, None, out);
         }
-        out.extend_from_slice(b"data: [DONE]\n\n");
+        out.extend_from_slice(DONE);
     }
 
     fn is_complete(&self) -> bool {
@@ -230,6 +213,6 @@ impl Events for StreamReader {
     }
 
     fn usage(&self) -> Option<Usage> {
-        self.usage.map(Tokens::usage)
+        self.usage.as_ref().map(Told::usage)
     }
 }

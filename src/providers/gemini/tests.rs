@@ -4,15 +4,15 @@ mod any;
 mod requests;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
-use super::fields::compact;
 use super::*;
-use crate::messages::{Account, AccountId, Authorities, Endpoint, Request, Secret, Timeouts, Upstream, UpstreamKind};
+use crate::messages::{Account, Endpoint, Request, UpstreamKind};
 use crate::providers::dialect::{Encoded, Step, Untranslatable};
+use crate::providers::examples;
+use crate::providers::fields::compact;
 use crate::providers::sse::SseParser;
 
 /// When all golden answers were made.
@@ -41,20 +41,7 @@ fn pairs(folder: &str, given: &str, ending: &str) -> Vec<(String, String, String
 }
 
 fn account(headers: &[(&'static str, &'static str)]) -> Account {
-    let second = Duration::from_secs(1);
-    let header = |(name, value): &(&'static str, &'static str)| (name.parse().unwrap(), value.parse().unwrap());
-    let upstream = Upstream {
-        name: "g".into(),
-        kind: UpstreamKind::Gemini,
-        base_url: "https://example.test/v1beta".into(),
-        timeouts: Timeouts { connect: second, first_byte: second, answer: second, idle: second },
-        max_answer: 1 << 20,
-        ask_usage: true,
-        authorities: Authorities::default(),
-        headers: headers.iter().map(header).collect(),
-    };
-    let id = AccountId { upstream: upstream.name.clone(), key: 0 };
-    Account { id, upstream: Arc::new(upstream), key: Some(Secret::new("AIza-1")) }
+    examples::account(UpstreamKind::Gemini, "https://example.test/v1beta", "AIza-1", headers)
 }
 
 fn request(text: &str) -> Request {

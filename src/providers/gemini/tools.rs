@@ -6,10 +6,10 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::{Fields, is_string, items};
-use super::losses::{Losses, wrong};
 use crate::messages::json;
 use crate::providers::dialect::Untranslatable;
+use crate::providers::fields::{Fields, Path, below, is_string, is_text, items};
+use crate::providers::losses::{self, Losses, wrong};
 
 /// Gemini's list of one tool: all functions.
 #[derive(Debug, Serialize)]
@@ -51,14 +51,11 @@ pub(super) struct Tools<'a> {
 }
 
 impl<'a> Tools<'a> {
-    /// Reads both.
-    pub(super) fn read(
-        tools: Option<&'a RawValue>,
-        choice: Option<&'a RawValue>,
-        losses: Losses<'_>,
-    ) -> Result<Self, Untranslatable> {
+    /// Takes both of a request's `fields`.
+    pub(super) fn read(fields: &mut Fields<'a>, losses: Losses<'_>) -> Result<Self, Untranslatable> {
+        let tools = fields.take("tools");
         let (functions, is_strict) = tools.map_or(Ok((Vec::new(), false)), |tools| functions(tools, losses))?;
-        let calling = match choice {
+        let calling = match fields.take("tool_choice") {
             Some(choice) => calling(choice, losses)?,
             None => Calling { mode: "AUTO", allowed_function_names: Vec::new() },
         };
@@ -75,73 +72,69 @@ impl<'a> Tools<'a> {
 
 /// The functions declared, and whether one of them is strict.
 fn functions<'a>(tools: &'a RawValue, losses: Losses<'_>) -> Result<(Vec<Function<'a>>, bool), Untranslatable> {
-    let list = items(tools).ok_or_else(|| wrong("tools", "must be an array"))?;
+    let at = Path::Root.field("tools");
+    let list = losses::array(tools, at)?;
     let (mut functions, mut is_strict) = (Vec::with_capacity(list.len()), false);
-    for (n, raw) in list.into_iter().enumerate() {
-        let at = format!("tools[{n}]");
-        let tool = Fields::of(raw).ok_or_else(|| wrong(&*at, "must be an object"))?;
-        if tool.get("type").is_none_or(|kind| kind.get() != "\"function\"") {
-            losses.lose(format!("{at}.type"), "it calls functions only")?;
+    for (n, tool) in list.into_iter().enumerate() {
+        let at = at.item(n);
+        let mut tool = losses::object(tool, at)?;
+        if tool.take("type").is_none_or(|kind| !is_text(kind, "function")) {
+            losses.lose(at.field("type"), "it calls functions only")?;
             continue;
         }
-        for (name, value) in tool.iter().filter(|(name, _)| !matches!(*name, "type" | "function")) {
-            losses.lose_unknown(format!("{at}.{name}"), value)?;
-        }
-        let at = format!("{at}.function");
-        let function = tool.get("function").and_then(Fields::of).ok_or_else(|| wrong(&*at, "must be an object"))?;
-        for (name, value) in function.iter() {
-            match name {
-                "name" | "description" | "parameters" => {}
-                "strict" => is_strict |= value.get() == "true",
-                _ => losses.lose_unknown(format!("{at}.{name}"), value)?,
-            }
-        }
-        let name = function.get("name").filter(|name| is_string(name));
-        functions.push(Function {
-            name: name.ok_or_else(|| wrong(format!("{at}.name"), "must be a string"))?,
-            description: function.get("description"),
-            parameters_json_schema: function.get("parameters"),
-        });
+        let function = tool.take("function");
+        losses.lose_rest(tool, at)?;
+        let at = at.field("function");
+        let mut function = function.and_then(|it| Fields::read(it.get())).ok_or_else(|| wrong(at, "an object"))?;
+        is_strict |= function.take("strict").is_some_and(|strict| strict.get() == "true");
+        let name = function.take("name");
+        let (description, parameters_json_schema) = (function.take("description"), function.take("parameters"));
+        losses.lose_rest(function, at)?;
+        let name = losses::string(name, at.field("name"))?;
+        functions.push(Function { name, description, parameters_json_schema });
     }
     Ok((functions, is_strict))
 }
 
 fn calling<'a>(choice: &'a RawValue, losses: Losses<'_>) -> Result<Calling<'a>, Untranslatable> {
-    const KINDS: &str = "must be none, auto, required, or an object that names a function";
+    const KINDS: &str = "none, auto, required, or an object that names a function";
+    let at = Path::Root.field("tool_choice");
     let any = |mode| Calling { mode, allowed_function_names: Vec::new() };
     if let Some(word) = json::string(choice) {
         return match &*word {
             "auto" => Ok(any("AUTO")),
             "none" => Ok(any("NONE")),
             "required" => Ok(any("ANY")),
-            _ => Err(wrong("tool_choice", KINDS)),
+            _ => Err(wrong(at, KINDS)),
         };
     }
-    let fields = Fields::of(choice).ok_or_else(|| wrong("tool_choice", KINDS))?;
-    let kind = fields.get("type").and_then(json::string).unwrap_or_default();
-    for (name, value) in fields.iter().filter(|(name, _)| *name != "type" && **name != *kind) {
-        losses.lose_unknown(format!("tool_choice.{name}"), value)?;
-    }
+    let mut fields = Fields::read(choice.get()).ok_or_else(|| wrong(at, KINDS))?;
+    let kind = fields.take("type").and_then(json::string).unwrap_or_default();
+    let of_kind = fields.take(&kind);
+    losses.lose_rest(fields, at)?;
+    let at = at.field(&kind);
     match &*kind {
         "function" => {
-            let name = function_name(choice).ok_or_else(|| wrong("tool_choice.function.name", "must be a string"))?;
+            let name = losses::string(function_name(choice), at.field("name"))?;
             Ok(Calling { mode: "ANY", allowed_function_names: vec![name] })
         }
         "allowed_tools" => {
-            let allowed = Fields::of_any(fields.get("allowed_tools"));
-            let list = allowed.get("tools").and_then(items).unwrap_or_default();
+            let mut allowed = Fields::of_any(of_kind);
+            let list = allowed.take("tools").and_then(items).unwrap_or_default();
             let names: Option<Vec<_>> = list.into_iter().map(function_name).collect();
             let names = names.filter(|names| !names.is_empty());
-            let names = names.ok_or_else(|| wrong("tool_choice.allowed_tools.tools", "must name functions"))?;
-            let is_required = allowed.get("mode").is_some_and(|mode| mode.get() == "\"required\"");
+            let names = names.ok_or_else(|| wrong(at.field("tools"), "an array that names functions"))?;
+            let is_required = allowed.take("mode").is_some_and(|mode| is_text(mode, "required"));
             // Names can be given where the model must call one, or where its calls are checked.
             Ok(Calling { mode: if is_required { "ANY" } else { "VALIDATED" }, allowed_function_names: names })
         }
-        _ => losses.lose("tool_choice", "it can be made to call functions only").map(|()| any("AUTO")),
+        _ => {
+            losses.lose(Path::Root.field("tool_choice"), "it can be made to call functions only").map(|()| any("AUTO"))
+        }
     }
 }
 
 /// The name in `{"type":"function","function":{"name":…}}`.
-fn function_name(raw: &RawValue) -> Option<&RawValue> {
-    super::fields::below(raw, &["function", "name"]).filter(|name| is_string(name))
+fn function_name(tool: &RawValue) -> Option<&RawValue> {
+    below(tool, &["function", "name"]).filter(|name| is_string(name))
 }

@@ -1,59 +1,28 @@
 //! Gemini's `usageMetadata` as usage.
 
-use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fields::Fields;
 use crate::messages::{Usage, json};
+use crate::providers::fields::Fields;
+use crate::providers::openai::written::Told;
 
-/// Tokens, as OpenAI's `usage` writes them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub(super) struct Tokens {
-    prompt_tokens: u64,
-    completion_tokens: u64,
-    total_tokens: u64,
-    prompt_tokens_details: Prompt,
-    completion_tokens_details: Completion,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-struct Prompt {
-    cached_tokens: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-struct Completion {
-    reasoning_tokens: u64,
-}
-
-impl Tokens {
-    /// Reads `usageMetadata`; `None` unless it counts something. Thoughts are written, results of tools are read.
-    pub(super) fn read(raw: &RawValue) -> Option<Self> {
-        let fields = Fields::of(raw)?;
-        let count = |name: &str| fields.get(name).and_then(json::count);
-        let told = ["promptTokenCount", "candidatesTokenCount", "totalTokenCount"];
-        told.iter().find_map(|name| count(name))?;
-        let sum = |a: &str, b: &str| count(a).unwrap_or(0).saturating_add(count(b).unwrap_or(0));
-        let prompt_tokens = sum("promptTokenCount", "toolUsePromptTokenCount");
-        let completion_tokens = sum("candidatesTokenCount", "thoughtsTokenCount");
-        Some(Self {
-            prompt_tokens,
-            completion_tokens,
-            total_tokens: count("totalTokenCount").unwrap_or(prompt_tokens.saturating_add(completion_tokens)),
-            prompt_tokens_details: Prompt { cached_tokens: count("cachedContentTokenCount").unwrap_or(0) },
-            completion_tokens_details: Completion { reasoning_tokens: count("thoughtsTokenCount").unwrap_or(0) },
-        })
-    }
-
-    /// The same for forebay's own accounts.
-    pub(super) fn usage(self) -> Usage {
-        Usage {
-            input_tokens: self.prompt_tokens,
-            cached_input_tokens: self.prompt_tokens_details.cached_tokens.min(self.prompt_tokens),
-            output_tokens: self.completion_tokens,
-            total_tokens: self.total_tokens,
-        }
-    }
+/// Reads `usageMetadata`; `None` unless it counts something. Thoughts are written, results of tools are read.
+pub(super) fn read(metadata: &RawValue) -> Option<Told> {
+    let mut fields = Fields::read(metadata.get())?;
+    let mut count = |name: &str| fields.take(name).and_then(json::count);
+    let (prompt, results) = (count("promptTokenCount"), count("toolUsePromptTokenCount"));
+    let (written, thoughts) = (count("candidatesTokenCount"), count("thoughtsTokenCount"));
+    let (cached, total) = (count("cachedContentTokenCount"), count("totalTokenCount"));
+    prompt.or(written).or(total)?;
+    let sum = |a: Option<u64>, b: Option<u64>| a.unwrap_or(0).saturating_add(b.unwrap_or(0));
+    let (input_tokens, output_tokens) = (sum(prompt, results), sum(written, thoughts));
+    let usage = Usage {
+        input_tokens,
+        cached_input_tokens: cached.unwrap_or(0).min(input_tokens),
+        output_tokens,
+        total_tokens: total.unwrap_or(input_tokens.saturating_add(output_tokens)),
+    };
+    Some(Told::new(usage, None, Some(thoughts.unwrap_or(0))))
 }
 
 #[cfg(test)]
@@ -62,20 +31,13 @@ mod tests {
 
     #[test]
     fn all_counts_find_their_place() {
-        let read = |text| Tokens::read(serde_json::from_str(text).unwrap());
-        let tokens = read(
+        let read = |text| read(serde_json::from_str(text).unwrap());
+        let told = read(
             r#"{"promptTokenCount":10,"toolUsePromptTokenCount":2,"cachedContentTokenCount":4,
                 "candidatesTokenCount":5,"thoughtsTokenCount":7,"totalTokenCount":24}"#,
         );
-        let tokens = tokens.unwrap();
-        assert_eq!(
-            tokens.usage(),
-            Usage { input_tokens: 12, cached_input_tokens: 4, output_tokens: 12, total_tokens: 24 }
-        );
-        assert_eq!(
-            (tokens.prompt_tokens_details.cached_tokens, tokens.completion_tokens_details.reasoning_tokens),
-            (4, 7)
-        );
+        let usage = Usage { input_tokens: 12, cached_input_tokens: 4, output_tokens: 12, total_tokens: 24 };
+        assert_eq!(told, Some(Told::new(usage, None, Some(7))));
         assert_eq!(read(r#"{"promptTokenCount":3}"#).unwrap().usage().total_tokens, 3);
         assert_eq!((read("{}"), read("[]"), read(r#"{"promptTokenCount":"many"}"#)), (None, None, None));
     }

@@ -10,12 +10,13 @@ use super::Translated;
 use super::answer::{Answer, Call, Candidate, Part, Said};
 use super::error;
 use super::extra::Extra;
-use super::fields::{Fields, compact, is_blank, joined};
 use super::finish::blocked;
 use super::logprobs::Logprobs;
-use super::usage::Tokens;
+use super::usage;
 use crate::messages::{Usage, json};
-use crate::providers::object::walk;
+use crate::providers::fields::{Fields, compact, joined};
+use crate::providers::object::is_blank;
+use crate::providers::openai::written::Told;
 
 #[derive(Serialize)]
 struct Completion<'a> {
@@ -25,7 +26,7 @@ struct Completion<'a> {
     model: Cow<'a, str>,
     choices: Vec<Choice<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Tokens>,
+    usage: Option<Told>,
 }
 
 #[derive(Serialize)]
@@ -110,14 +111,13 @@ pub(super) fn digest(bytes: &[u8]) -> String {
 /// # Errors
 /// It is no whole answer. Nothing of it is repeated.
 pub(super) fn translated(to: &Translated, body: &[u8]) -> Result<(Bytes, Option<Usage>), String> {
-    walk(body, |_, _| {})?;
+    let fields = Fields::of_bytes(body)?;
     if error::in_answer(body).is_some() {
         return Err("an error under the status of an answer".to_owned());
     }
-    let whole: &RawValue = serde_json::from_slice(body).map_err(|_| "not JSON".to_owned())?;
-    let answer = Answer::of(&Fields::of(whole).ok_or("not a JSON object")?);
+    let answer = Answer::of(fields);
     let id = answer.id.and_then(json::string).unwrap_or_else(|| Cow::Owned(digest(body)));
-    let usage = answer.usage.and_then(Tokens::read);
+    let usage = answer.usage.and_then(usage::read);
     let mut choices = Vec::with_capacity(answer.candidates.len());
     for candidate in answer.candidates {
         choices.push(choice(candidate, &id)?);
@@ -135,7 +135,7 @@ pub(super) fn translated(to: &Translated, body: &[u8]) -> Result<(Bytes, Option<
         usage,
     };
     let body = serde_json::to_vec(&completion).map_err(|_| "an answer that cannot be written".to_owned())?;
-    Ok((Bytes::from(body), usage.map(Tokens::usage)))
+    Ok((Bytes::from(body), usage.as_ref().map(Told::usage)))
 }
 
 fn choice<'a>(candidate: Candidate<'a>, id: &str) -> Result<Choice<'a>, String> {

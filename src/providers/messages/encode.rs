@@ -1,17 +1,9 @@
 //! A request as it goes to one account.
 
-use http::header::{HeaderName, HeaderValue};
-
 use super::Unchanged;
 use crate::messages::{Account, Request};
 use crate::providers::dialect::Encoded;
 use crate::providers::{edits, outgoing};
-
-const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-
-/// The version of the API that is asked for where the caller names none: the upstream would refuse the call. It is the one
-/// that Anthropic keeps for those who do not follow it.
-const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
 
 /// The request to `account`, for the upstream's `model`. The body is the caller's, byte for byte and shared, unless the
 /// model's name differs there: then that is rewritten and nothing else.
@@ -19,9 +11,7 @@ pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) 
     let body = request.body();
     let edit = edits::model(body, model);
     let mut headers = outgoing::headers(request, account, outgoing::x_api_key);
-    if headers.get(ANTHROPIC_VERSION.as_str()).is_none() {
-        headers.push(ANTHROPIC_VERSION, DEFAULT_VERSION);
-    }
+    outgoing::name_version(&mut headers);
     Encoded {
         url: format!("{}/v1{}", account.upstream.base_url, request.endpoint().path()),
         headers,
@@ -32,43 +22,28 @@ pub(crate) fn encode(request: &Request, account: &Account, model: Option<&str>) 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
     use super::*;
-    use crate::messages::{AccountId, Authorities, Endpoint, Headers, Secret, Timeouts, Upstream, UpstreamKind};
+    use crate::messages::{Endpoint, UpstreamKind};
+    use crate::providers::examples;
 
     const TEXT: &str = r#"{"max_tokens":1e3, "model" : "a" ,"messages":[{"content":"\"model\""}],"x":1.0,"x":1}"#;
 
-    fn account(headers: Headers) -> Account {
-        let second = Duration::from_secs(1);
-        let upstream = Upstream {
-            name: "u".into(),
-            kind: UpstreamKind::Anthropic,
-            base_url: "https://example.test".into(),
-            timeouts: Timeouts { connect: second, first_byte: second, answer: second, idle: second },
-            max_answer: 1 << 20,
-            ask_usage: true,
-            authorities: Authorities::default(),
-            headers,
-        };
-        let id = AccountId { upstream: upstream.name.clone(), key: 0 };
-        Account { id, upstream: Arc::new(upstream), key: Some(Secret::new("sk-ant-1")) }
-    }
+    type Configured<'a> = &'a [(&'static str, &'static str)];
 
-    fn encoded(endpoint: Endpoint, headers: &[(&str, &str)], configured: Headers, model: &str) -> Encoded {
+    fn encoded(endpoint: Endpoint, headers: &[(&str, &str)], configured: Configured<'_>, model: &str) -> Encoded {
         let mut request = Request::new(endpoint, TEXT).unwrap();
         for (name, value) in headers {
             request = request.with_header(name, value).unwrap();
         }
-        encode(&request, &account(configured), Some(model))
+        let account = examples::account(UpstreamKind::Anthropic, "https://example.test", "sk-ant-1", configured);
+        encode(&request, &account, Some(model))
     }
 
     #[test]
     fn a_call_goes_out_byte_for_byte_but_for_the_models_name() {
-        let same = encoded(Endpoint::Messages, &[], Headers::new(), "a");
+        let same = encoded(Endpoint::Messages, &[], &[], "a");
         assert_eq!((same.url.as_str(), &*same.body), ("https://example.test/v1/messages", TEXT.as_bytes()));
-        let other = encoded(Endpoint::CountTokens, &[], Headers::new(), "b");
+        let other = encoded(Endpoint::CountTokens, &[], &[], "b");
         assert_eq!(other.url, "https://example.test/v1/messages/count_tokens");
         assert_eq!(&*other.body, TEXT.replace(r#" "a" "#, r#" "b" "#).as_bytes());
     }
@@ -76,7 +51,7 @@ mod tests {
     #[test]
     fn the_accounts_key_stands_in_anthropics_header_and_the_callers_nowhere() {
         let callers = [("x-api-key", "callers"), ("authorization", "Bearer callers"), ("anthropic-beta", "one,two")];
-        let got = encoded(Endpoint::Messages, &callers, Headers::new(), "a").headers;
+        let got = encoded(Endpoint::Messages, &callers, &[], "a").headers;
         assert_eq!(got.get("x-api-key"), Some("sk-ant-1"));
         assert!(got.iter().any(|(name, value)| name.as_str() == "x-api-key" && value.is_sensitive()));
         assert_eq!((got.get("authorization"), got.get("anthropic-beta")), (None, Some("one,two")));
@@ -84,19 +59,14 @@ mod tests {
 
     #[test]
     fn the_version_is_the_operators_then_the_callers_then_the_one_for_all() {
-        let version = |callers: &[(&str, &str)], configured: Headers| {
+        let version = |callers: &[(&str, &str)], configured: Configured<'_>| {
             let headers = encoded(Endpoint::Messages, callers, configured, "a").headers;
             let versions = headers.iter().filter(|(name, _)| name.as_str() == "anthropic-version");
             let versions: Vec<_> = versions.map(|(_, value)| value.to_str().unwrap().to_owned()).collect();
             versions.join(" and ")
         };
-        let of_the_operator = || {
-            let mut headers = Headers::new();
-            headers.push(ANTHROPIC_VERSION, HeaderValue::from_static("operators"));
-            headers
-        };
-        assert_eq!(version(&[], Headers::new()), "2023-06-01");
-        assert_eq!(version(&[("anthropic-version", "2026-10-21")], Headers::new()), "2026-10-21");
-        assert_eq!(version(&[("anthropic-version", "2026-10-21")], of_the_operator()), "operators");
+        assert_eq!(version(&[], &[]), "2023-06-01");
+        assert_eq!(version(&[("anthropic-version", "2026-10-21")], &[]), "2026-10-21");
+        assert_eq!(version(&[("anthropic-version", "2026-10-21")], &[("anthropic-version", "operators")]), "operators");
     }
 }

@@ -58,32 +58,14 @@ fn first_field(body: &[u8], brace: usize, field: &str) -> Edit {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    use http::header::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::messages::{AccountId, Authorities, Secret, Timeouts, UpstreamKind};
+    use crate::messages::UpstreamKind;
+    use crate::providers::examples;
 
     fn account(headers: &[(&'static str, &'static str)]) -> Account {
-        let second = Duration::from_secs(1);
-        let upstream = Upstream {
-            name: "u".into(),
-            kind: UpstreamKind::OpenAi,
-            base_url: "https://example.test/v1".into(),
-            timeouts: Timeouts { connect: second, first_byte: second, answer: second, idle: second },
-            max_answer: 1 << 20,
-            ask_usage: true,
-            authorities: Authorities::default(),
-            headers: headers
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-                .collect(),
-        };
-        let id = AccountId { upstream: upstream.name.clone(), key: 0 };
-        Account { id, upstream: Arc::new(upstream), key: Some(Secret::new("sk-1")) }
+        examples::account(UpstreamKind::OpenAi, "https://example.test/v1", "sk-1", headers)
     }
 
     fn request(endpoint: Endpoint, text: &str) -> Request {
