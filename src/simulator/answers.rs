@@ -103,11 +103,6 @@ fn whole(value: Value) -> Good {
     Good::Whole(value.to_string().into_bytes())
 }
 
-/// What each answer of a call says, with its index.
-pub(super) fn echoes(ask: &Ask) -> impl Iterator<Item = (usize, String)> + '_ {
-    replies(ask).map(|(index, reply)| (index, reply.text().unwrap_or_default().to_owned()))
-}
-
 /// Each answer of a call with its index: every prompt `n` times.
 pub(super) fn replies(ask: &Ask) -> impl Iterator<Item = (usize, &Reply)> + '_ {
     ask.replies.iter().flat_map(|reply| std::iter::repeat_n(reply, ask.copies)).enumerate()
@@ -195,6 +190,11 @@ pub(super) fn calls(ask: &Ask) -> &[ToolCall] {
 /// The id of a tool's call: its number within one reply behind the reply's.
 pub(super) fn call_id(stamp: Stamp, reply: usize, call: usize) -> String {
     format!("call_{:08x}_{reply}_{call}", stamp.number)
+}
+
+/// The same on Anthropic's face.
+pub(super) fn tool_use_id(stamp: Stamp, call: usize) -> String {
+    format!("toolu_{:08x}_{call}", stamp.number)
 }
 
 /// An output item of a response that calls a tool; its arguments are there once its `status` is `completed`.

@@ -8,6 +8,7 @@ use super::answers::{self, Events, Stamp};
 use super::ask::Ask;
 use super::events::{named, pieces};
 use super::limits::{Headers, Limits, Reading, Refusal, RetryAfter, Scarce};
+use super::reply::ToolCall;
 
 /// Anthropic's envelope of an error; its type is that of the status.
 pub(super) fn error(status: u16, message: &str) -> Value {
@@ -44,8 +45,11 @@ pub(super) fn error_event(message: &str) -> String {
 /// The whole answer to `ask`.
 pub(super) fn message(ask: &Ask, stamp: Stamp) -> Value {
     let spent = answers::spent(ask);
-    let content = json!([{"type": "text", "text": text(ask)}]);
-    opened(ask, stamp, content, json!("end_turn"), spent.completion)
+    let content = match answers::text(ask) {
+        Some(text) => json!([{"type": "text", "text": text}]),
+        None => answers::calls(ask).iter().enumerate().map(|(n, call)| tool_use(stamp, n, call, true)).collect(),
+    };
+    opened(ask, stamp, content, json!(stop_reason(ask)), spent.completion)
 }
 
 /// The answer to a count.
@@ -55,29 +59,46 @@ pub(super) fn count(ask: &Ask) -> Value {
 
 /// The same answer as a stream.
 pub(super) fn stream(ask: &Ask, stamp: Stamp) -> Events {
-    let text = text(ask);
     let event = |mut fields: Value, kind: &str| {
         fields["type"] = json!(kind);
         named(kind, &fields)
     };
     let start = json!({"message": opened(ask, stamp, json!([]), Value::Null, 1)});
-    let block = json!({"index": 0, "content_block": {"type": "text", "text": ""}});
-    let opening = vec![event(start, "message_start"), event(block, "content_block_start"), event(json!({}), "ping")];
-    let delta = |piece: String| {
-        let delta = json!({"index": 0, "delta": {"type": "text_delta", "text": piece}});
-        event(delta, "content_block_delta")
+    let begin = |n: usize, block: Value| event(json!({"index": n, "content_block": block}), "content_block_start");
+    let end = |n: usize| event(json!({"index": n}), "content_block_stop");
+    let tell = |n: usize, kind: &str, field: &str, piece: String| {
+        event(json!({"index": n, "delta": {"type": kind, field: piece}}), "content_block_delta")
     };
+    let mut opening = vec![event(start, "message_start")];
+    let (mut content, mut ending) = (Vec::new(), Vec::new());
+    if let Some(text) = answers::text(ask) {
+        opening.push(begin(0, json!({"type": "text", "text": ""})));
+        content.extend(pieces(&text, stamp.chunks).into_iter().map(|piece| tell(0, "text_delta", "text", piece)));
+        ending.push(end(0));
+    }
+    opening.push(event(json!({}), "ping"));
+    for (n, call) in answers::calls(ask).iter().enumerate() {
+        content.push(begin(n, tool_use(stamp, n, call, false)));
+        let pieces = pieces(&call.arguments, stamp.chunks).into_iter();
+        content.extend(pieces.map(|piece| tell(n, "input_json_delta", "partial_json", piece)));
+        content.push(end(n));
+    }
     let usage = json!({"output_tokens": answers::spent(ask).completion});
-    let ending = vec![
-        event(json!({"index": 0}), "content_block_stop"),
-        event(json!({"delta": {"stop_reason": "end_turn", "stop_sequence": null}, "usage": usage}), "message_delta"),
-        event(json!({}), "message_stop"),
-    ];
-    Events { opening, content: pieces(&text, stamp.chunks).into_iter().map(delta).collect(), ending }
+    let stopped = json!({"delta": {"stop_reason": stop_reason(ask), "stop_sequence": null}, "usage": usage});
+    ending.push(event(stopped, "message_delta"));
+    ending.push(event(json!({}), "message_stop"));
+    Events { opening, content, ending }
 }
 
-fn text(ask: &Ask) -> String {
-    answers::echoes(ask).map(|(_, text)| text).collect()
+fn stop_reason(ask: &Ask) -> &'static str {
+    if answers::calls(ask).is_empty() { "end_turn" } else { "tool_use" }
+}
+
+/// A block that calls a tool; of a stream it begins without its input.
+fn tool_use(stamp: Stamp, n: usize, call: &ToolCall, whole: bool) -> Value {
+    // The arguments were made from a value.
+    let input: Value = if whole { serde_json::from_str(&call.arguments).unwrap_or_default() } else { json!({}) };
+    json!({"type": "tool_use", "id": answers::tool_use_id(stamp, n), "name": call.name, "input": input})
 }
 
 fn opened(ask: &Ask, stamp: Stamp, content: Value, stop_reason: Value, output: u64) -> Value {

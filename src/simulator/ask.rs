@@ -122,7 +122,7 @@ impl Ask {
             return Err(format!("more than {MAX_ANSWERS} answers in one call"));
         }
         let replies = match kind {
-            Kind::Embedding | Kind::Moderation => Vec::new(),
+            Kind::Embedding | Kind::Moderation | Kind::CountTokens => Vec::new(),
             _ => prompts.iter().map(|prompt| Reply::to(kind, &body, prompt)).collect::<Result<_, _>>()?,
         };
         // The same under the names of three ages.
@@ -202,7 +202,10 @@ fn text(content: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         Value::Array(parts) if parts.iter().any(Value::is_object) => {
-            parts.iter().filter_map(|part| part["text"].as_str()).collect()
+            // A tool's result lies in a part of its own on Anthropic's face.
+            let of =
+                |part: &Value| if part["type"] == "tool_result" { text(&part["content"]) } else { text(&part["text"]) };
+            parts.iter().map(of).collect()
         }
         Value::Object(part) if part.contains_key("text") => text(&content["text"]),
         other => other.to_string(),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::answers::{Events, Good, Stamp, echoes, expected_echo, spent};
+use super::answers::{Events, Good, Stamp, expected_echo, replies, spent};
 use super::ask::{Ask, Kind};
 use super::events::{data, pieces};
 use super::limits::{Headers, Limits, Refusal, Scarce};
-use super::reply::Reply;
+use super::reply::{Reply, ToolCall, fitting};
 
 /// The model and whether events are asked for, of the call at `path`.
 pub(super) fn at(path: &str) -> Option<(&str, bool)> {
@@ -39,10 +39,11 @@ pub(super) fn read(path: &str, body: &[u8]) -> Result<Ask, String> {
         return Err("candidateCount must be 1 to 8".to_owned());
     }
     let prompt = text(last);
+    let reply = reply(&body, last, &expected_echo(&prompt))?;
     Ok(Ask {
         kind: Kind::Generate,
         model: model.to_owned(),
-        replies: vec![Reply::Text(expected_echo(&prompt))],
+        replies: vec![reply],
         prompts: vec![prompt],
         text_bytes: all.map(|content| text(content).len()).sum(),
         copies: usize::try_from(copies).unwrap_or(1),
@@ -52,6 +53,33 @@ pub(super) fn read(path: &str, body: &[u8]) -> Result<Ask, String> {
         base64: false,
         dimensions: 1,
     })
+}
+
+/// What is said to the `last` content: the calls of a tool that is offered, unless its result has just come, JSON where a
+/// schema asks for it, or else the echo. The error is the text of a 400.
+fn reply(body: &Value, last: &Value, echo: &str) -> Result<Reply, String> {
+    let offered = body["tools"].as_array().into_iter().flatten();
+    let offered = offered.filter_map(|tool| tool["functionDeclarations"].as_array()).flatten();
+    let calling = &body["toolConfig"]["functionCallingConfig"];
+    let allowed = calling["allowedFunctionNames"].as_array();
+    let is_told =
+        last["parts"].as_array().is_some_and(|parts| parts.iter().any(|part| part["functionResponse"].is_object()));
+    let mut functions = offered.filter(|function| allowed.is_none_or(|names| names.contains(&function["name"])));
+    if calling["mode"] != "NONE"
+        && !is_told
+        && let Some(function) = functions.next()
+    {
+        let name = function["name"].as_str().ok_or("a function without a name")?;
+        let schema = [&function["parametersJsonSchema"], &function["parameters"]].into_iter().find(|it| !it.is_null());
+        return Ok(Reply::Calls(vec![ToolCall::fitting(name, schema, echo)?]));
+    }
+    let config = &body["generationConfig"];
+    let schema = [&config["responseJsonSchema"], &config["responseSchema"]].into_iter().find(|it| !it.is_null());
+    Ok(Reply::Text(match schema {
+        Some(schema) => fitting(schema, echo)?,
+        None if config["responseMimeType"] == "application/json" => json!({"echo": echo}).to_string(),
+        None => echo.to_owned(),
+    }))
 }
 
 /// The texts of a content, and what functions gave back, put together.
@@ -69,7 +97,8 @@ pub(super) fn good(ask: &Ask, stamp: Stamp) -> Good {
     if ask.stream {
         return Good::Stream(stream(ask, stamp));
     }
-    let candidates: Vec<Value> = echoes(ask).map(|(index, text)| candidate(index, &text, Some("STOP"))).collect();
+    let candidates: Vec<Value> =
+        replies(ask).map(|(index, reply)| candidate(index, &parts(reply), Some("STOP"))).collect();
     Good::Whole(answer(ask, stamp, &candidates, true).to_string().into_bytes())
 }
 
@@ -77,18 +106,37 @@ pub(super) fn good(ask: &Ask, stamp: Stamp) -> Good {
 fn stream(ask: &Ask, stamp: Stamp) -> Events {
     let mut events = Events::default();
     let mut last = Vec::new();
-    for (index, text) in echoes(ask) {
-        for piece in pieces(&text, stamp.chunks) {
-            events.content.push(data(&answer(ask, stamp, &[candidate(index, &piece, None)], false)));
+    for (index, reply) in replies(ask) {
+        // A call comes whole: Google streams no pieces of arguments.
+        let all = match reply {
+            Reply::Text(text) => {
+                pieces(text, stamp.chunks).into_iter().map(|piece| vec![json!({"text": piece})]).collect()
+            }
+            Reply::Calls(_) => vec![parts(reply)],
+        };
+        for parts in all {
+            events.content.push(data(&answer(ask, stamp, &[candidate(index, &parts, None)], false)));
         }
-        last.push(candidate(index, "", Some("STOP")));
+        last.push(candidate(index, &[json!({"text": ""})], Some("STOP")));
     }
     events.ending.push(data(&answer(ask, stamp, &last, true)));
     events
 }
 
-fn candidate(index: usize, text: &str, finish: Option<&str>) -> Value {
-    let mut candidate = json!({"content": {"parts": [{"text": text}], "role": "model"}});
+fn parts(reply: &Reply) -> Vec<Value> {
+    let call = |call: &ToolCall| {
+        // The arguments were made from a value.
+        let arguments: Value = serde_json::from_str(&call.arguments).unwrap_or_default();
+        json!({"functionCall": {"name": call.name, "args": arguments}})
+    };
+    match reply {
+        Reply::Text(text) => vec![json!({"text": text})],
+        Reply::Calls(calls) => calls.iter().map(call).collect(),
+    }
+}
+
+fn candidate(index: usize, parts: &[Value], finish: Option<&str>) -> Value {
+    let mut candidate = json!({"content": {"parts": parts, "role": "model"}});
     // As protobuf's JSON does it: zeros are not written.
     if index > 0 {
         candidate["index"] = json!(index);

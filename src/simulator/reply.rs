@@ -22,6 +22,14 @@ pub(super) struct ToolCall {
     pub(super) arguments: String,
 }
 
+impl ToolCall {
+    /// A call of `name` with arguments that fit its schema, if it has one. The error is the text of a 400.
+    pub(super) fn fitting(name: &str, schema: Option<&Value>, echo: &str) -> Result<Self, String> {
+        let arguments = schema.map_or_else(|| Ok("{}".to_owned()), |schema| fitting(schema, echo))?;
+        Ok(Self { name: name.to_owned(), arguments })
+    }
+}
+
 impl Reply {
     /// The reply to `prompt` that `body` asks for. The error is the text of a 400.
     pub(super) fn to(kind: Kind, body: &Value, prompt: &str) -> Result<Reply, String> {
@@ -32,6 +40,9 @@ impl Reply {
         let format = match kind {
             Kind::Chat => &body["response_format"],
             Kind::Response => &body["text"]["format"],
+            // Under the names of two ages.
+            Kind::Message if body["output_config"]["format"].is_object() => &body["output_config"]["format"],
+            Kind::Message => &body["output_format"],
             _ => return Ok(Reply::Text(echo)),
         };
         // On responses the schema lies beside its name, on chats within.
@@ -68,7 +79,8 @@ impl Reply {
     }
 }
 
-fn fitting(schema: &Value, echo: &str) -> Result<String, String> {
+/// JSON that fits `schema`. The error is the text of a 400.
+pub(super) fn fitting(schema: &Value, echo: &str) -> Result<String, String> {
     let value = instance(schema, echo).map_err(|what| format!("the simulator cannot answer {what}"))?;
     Ok(value.to_string())
 }
@@ -77,12 +89,18 @@ fn fitting(schema: &Value, echo: &str) -> Result<String, String> {
 /// tool's result: the result is what it answers.
 fn calls(kind: Kind, body: &Value, echo: &str) -> Result<Option<Vec<ToolCall>>, String> {
     let (tools, choice) = (body["tools"].as_array(), &body["tool_choice"]);
-    if !matches!(kind, Kind::Chat | Kind::Response) || choice == "none" || told_result(kind, body) {
+    let speaks_of_tools = matches!(kind, Kind::Chat | Kind::Response | Kind::Message);
+    let may_not = choice == "none" || choice["type"] == "none";
+    if !speaks_of_tools || may_not || told_result(kind, body) {
         return Ok(None);
     }
-    // On responses a function lies in the tool itself; tools that are none, such as a search, are not called.
+    // On chats a function lies within the tool, elsewhere it is the tool; such as are none, a search, are not called.
     let function = |tool: &Value| if kind == Kind::Chat { tool["function"].clone() } else { tool.clone() };
-    let functions = tools.into_iter().flatten().filter(|tool| tool["type"] == "function").map(function);
+    let is_function = |tool: &&Value| match kind {
+        Kind::Message => tool["input_schema"].is_object(),
+        _ => tool["type"] == "function",
+    };
+    let functions = tools.into_iter().flatten().filter(is_function).map(function);
     let forced = choice["function"]["name"].as_str().or(choice["name"].as_str());
     let mut functions: Vec<Value> = functions.filter(|it| forced.is_none_or(|name| it["name"] == name)).collect();
     if let (Some(name), true) = (forced, functions.is_empty()) {
@@ -92,19 +110,21 @@ fn calls(kind: Kind, body: &Value, echo: &str) -> Result<Option<Vec<ToolCall>>, 
         functions.truncate(1);
     }
     let call = |function: &Value| {
-        let name = function["name"].as_str().ok_or("a tool without a name")?.to_owned();
-        let arguments = match &function["parameters"] {
-            Value::Null => "{}".to_owned(),
-            schema => fitting(schema, echo)?,
-        };
-        Ok::<_, String>(ToolCall { name, arguments })
+        let name = function["name"].as_str().ok_or("a tool without a name")?;
+        let schema = if kind == Kind::Message { "input_schema" } else { "parameters" };
+        ToolCall::fitting(name, Some(&function[schema]).filter(|schema| !schema.is_null()), echo)
     };
-    let calls = functions.iter().map(call).collect::<Result<Vec<_>, _>>()?;
+    let calls: Vec<ToolCall> = functions.iter().map(call).collect::<Result<_, String>>()?;
     Ok((!calls.is_empty()).then_some(calls))
 }
 
 fn told_result(kind: Kind, body: &Value) -> bool {
     match kind {
+        Kind::Message => {
+            let last = body["messages"].as_array().and_then(|all| all.last());
+            let parts = last.and_then(|message| message["content"].as_array());
+            parts.into_iter().flatten().any(|part| part["type"] == "tool_result")
+        }
         Kind::Chat => body["messages"].as_array().and_then(|all| all.last()).is_some_and(|it| it["role"] == "tool"),
         _ => {
             let last = body["input"].as_array().and_then(|all| all.last());
