@@ -122,3 +122,13 @@ pub(crate) enum Step {
         detail: String,
     },
 }
+
+impl Step {
+    /// For streams whose events go to the caller as they came: writes `event` behind `out`, if the caller is to have it.
+    pub(super) fn passing_on(self, event: &Event, out: &mut BytesMut) -> Self {
+        if matches!(self, Self::Hold | Self::Content) {
+            out.extend_from_slice(event.raw());
+        }
+        self
+    }
+}

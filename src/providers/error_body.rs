@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::fields::raw;
 use super::limits::{self, Sentence};
+use super::openai::written::Failed;
 use super::waits;
 use crate::messages::{BudgetReading, ErrorKind, Period, Reset};
 
@@ -127,12 +129,11 @@ impl ErrorBody {
             "" => "The upstream reported an error without saying which.",
             message => message,
         };
-        // `code` must be a string or null: typed clients fail on the numbers that some servers send.
         let code = self.code().filter(|code| *code != "error").map(str::to_owned);
         let code = code.or_else(|| self.number.map(|number| number.to_string()));
         let kind = ErrorKind::Upstream.error_type();
-        let envelope = json!({"error": {"message": message, "type": kind, "param": null, "code": code}});
-        Bytes::from(envelope.to_string())
+        let message = raw(Value::from(message).to_string());
+        Failed { message: &message, kind, param: None, code: code.as_deref(), details: None }.enveloped()
     }
 
     /// How long to stay away, from Google's `RetryInfo`.

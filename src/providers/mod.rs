@@ -4,6 +4,9 @@
 //! an answer, a stream's next step (`sse`) or a [`Failure`](crate::messages::Failure) (`classify`); what is said of limits along
 //! with them becomes a [`LimitReport`](crate::messages::LimitReport) (`limits`). Nothing here waits, and nothing here panics,
 //! whatever the bytes.
+//!
+//! Kinds that are translated share how a request is read (`fields`: each taken once, none overlooked; `losses`: what cannot
+//! be said, and the caller's leave to drop it) and how OpenAI's answers are written (`openai/written`).
 
 mod anthropic;
 pub(crate) mod classify;

@@ -124,13 +124,8 @@ fn has_any(object: &RawValue, counts: impl Fn(&str) -> bool) -> bool {
 }
 
 impl Events for StreamReader {
-    /// Events are passed on as they came.
     fn read(&mut self, event: &Event, out: &mut BytesMut) -> Step {
-        let step = self.step(event);
-        if matches!(step, Step::Hold | Step::Content) {
-            out.extend_from_slice(event.raw());
-        }
-        step
+        self.step(event).passing_on(event, out)
     }
 
     fn is_complete(&self) -> bool {

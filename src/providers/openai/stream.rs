@@ -166,13 +166,8 @@ impl StreamReader {
 }
 
 impl Events for StreamReader {
-    /// Events are passed on as they came.
     fn read(&mut self, event: &Event, out: &mut BytesMut) -> Step {
-        let step = self.step(event);
-        if matches!(step, Step::Hold | Step::Content) {
-            out.extend_from_slice(event.raw());
-        }
-        step
+        self.step(event).passing_on(event, out)
     }
 
     /// Chats and completions: `[DONE]`, or every choice seen has its `finish_reason` (some servers send no `[DONE]`).
