@@ -215,7 +215,7 @@ fn paths(table: &mut Table) {
         "/v1/chat/completions%20",
         "/V1/CHAT/COMPLETIONS",
         "/v1/audio/speech",
-        "/v1/messages",
+        "/v1/complete",
         "/simulator/ledger",
         "/.env",
         "/%",
