@@ -87,7 +87,8 @@ fn text(content: &Value) -> String {
     let part = |part: &Value| match (&part["text"], &part["functionResponse"]["response"]) {
         (Value::String(text), _) => text.clone(),
         (_, Value::Null) => String::new(),
-        (_, response) => response.to_string(),
+        // What a function gave back as a text stands in an object all the same.
+        (_, response) => response["result"].as_str().map_or_else(|| response.to_string(), str::to_owned),
     };
     content["parts"].as_array().into_iter().flatten().map(part).collect()
 }

@@ -60,11 +60,14 @@ def _(prompt):
     equal(told.choices[0].message.content, echo(results[-1]["content"]))
 
 
-@row.cell("tool stream")
+WHOLE = "Gemini sends a call whole, and so it comes: one piece of arguments" if VIA == "gemini" else ""
+
+
+@row.cell("tool stream", WHOLE)
 def _(prompt):
     chunks = list(create(model=MODEL, messages=user(prompt), tools=TOOLS, stream=True))
     pieces = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or []]
-    assert len(pieces) > 3, "the arguments came in one burst"
+    assert WHOLE or len(pieces) > 3, "the arguments came in one burst"
     equal(json.loads("".join(piece.function.arguments for piece in pieces)), fitting(prompt))
     equal((pieces[0].function.name, chunks[-1].choices[0].finish_reason), ("weather", "tool_calls"))
     with client.chat.completions.stream(model=MODEL, messages=user(prompt), tools=TOOLS) as stream:
