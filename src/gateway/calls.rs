@@ -25,6 +25,8 @@ const X_FOREBAY_DROP: HeaderName = HeaderName::from_static("x-forebay-drop");
 const SDK_TIMEOUTS: [HeaderName; 2] =
     [HeaderName::from_static("x-stainless-timeout"), HeaderName::from_static("x-stainless-read-timeout")];
 
+const X_STAINLESS_RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+
 /// The longest time limit there is.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 86_400);
 
@@ -48,6 +50,7 @@ async fn call(
 ) -> HttpResponse {
     let caller = Caller::of(&request);
     let mut line = AccessLine::new(caller.id, endpoint, caller.tenant.clone());
+    line.set_tried_before(tried_before(request.headers()));
     let (call, admitted, key) = match read(endpoint, &shared, &request, &caller, &mut payload).await {
         Ok(read) => read,
         Err(error) => {
@@ -121,6 +124,13 @@ async fn read(
 
 fn passed_on(from: &HeaderMap) -> Headers {
     pick_for_upstream(from.iter())
+}
+
+/// How many times the caller's SDK says that it has tried this call before: retries on top of ours, which it was told not to
+/// make.
+fn tried_before(headers: &HeaderMap) -> u32 {
+    let count = headers.get(X_STAINLESS_RETRY_COUNT).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    count.unwrap_or(0)
 }
 
 /// The caller's time limit: its own word to us, or else what its SDK lets on.
@@ -229,6 +239,13 @@ mod tests {
         let error = timeout(&sent(&[("x-forebay-timeout", "soon"), ("x-stainless-timeout", "600")])).unwrap_err();
         assert_eq!(error.code(), "invalid_request");
         assert!(error.message().contains("x-forebay-timeout"));
+    }
+
+    #[test]
+    fn an_sdks_own_count_of_its_tries_is_known_and_an_unreadable_one_is_none() {
+        let tried = |value| tried_before(&sent(&[("x-stainless-retry-count", value)]));
+        assert_eq!(["0", "2", "-1", "two", ""].map(tried), [0, 2, 0, 0, 0]);
+        assert_eq!(tried_before(&sent(&[])), 0);
     }
 
     #[test]

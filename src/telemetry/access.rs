@@ -19,6 +19,8 @@ pub(crate) struct AccessLine {
     start: Instant,
     tenant: Option<Arc<str>>,
     model: Option<Box<str>>,
+    /// The caller's SDK says that it has tried so many times before.
+    tried_before: Option<u32>,
     /// The status the caller was told; `None` until there is a head.
     status: Option<u16>,
     code: &'static str,
@@ -36,6 +38,7 @@ impl AccessLine {
             start: clock::now(),
             tenant,
             model: None,
+            tried_before: None,
             status: None,
             code: "ok",
             meta: Meta::default(),
@@ -50,6 +53,11 @@ impl AccessLine {
             end -= 1;
         }
         self.model = Some(model[..end].into());
+    }
+
+    /// The caller's SDK tries again what it has tried so many times.
+    pub(crate) fn set_tried_before(&mut self, times: u32) {
+        self.tried_before = (times > 0).then_some(times);
     }
 
     /// A head with this status is on its way to the caller.
@@ -96,6 +104,7 @@ impl Drop for AccessLine {
             status,
             code,
             attempts = self.meta.attempts,
+            tried_before = self.tried_before,
             queued_ms = millis(self.meta.queued),
             cost_usd = self.meta.cost_usd,
             total_ms = millis(clock::now().saturating_duration_since(self.start)),
