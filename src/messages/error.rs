@@ -192,7 +192,7 @@ impl Error {
     }
 
     /// Whether the same call would end the same: it is an error that is never retried.
-    pub(crate) fn is_lasting(&self) -> bool {
+    pub fn is_lasting(&self) -> bool {
         self.0.is_lasting
     }
 
