@@ -171,6 +171,7 @@ fn a_hidden_window_costs_a_handful_of_refusals_once_and_no_caller_sees_them() {
         hold(shorter(BURSTS.map(|calls| catalogue::burst(Kind::Bucket, Some(hidden), 1, false, calls))));
         hold(shorter([catalogue::burst(Kind::Bucket, Some(hidden), 1, true, 50)]));
     }
+    hold(shorter([catalogue::burst(Kind::Ones, None, 1, true, 50)]));
 }
 
 #[test]

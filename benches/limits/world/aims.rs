@@ -170,6 +170,9 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
             let later = run.refused(TAUGHT_SECONDS);
             all.push(most("429s while it learns the window", (run.refused(0.0) - later) as f64, HANDFUL));
             all.push(most("429s when it knows the window", later as f64, 0.0));
+            if is_busy && kind == Kind::Ones {
+                all.push(least("share of the limit used", run.utilisation(0.0), 0.8));
+            }
         }
         return;
     }

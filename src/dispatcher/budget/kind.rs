@@ -23,6 +23,9 @@ pub(super) const VOLLEY: Duration = Duration::from_millis(100);
 /// A reset told more coarsely than this share of itself says nothing of the ratio.
 const COARSE: f64 = 0.1;
 
+/// What remains is told in whole numbers: where no more was used than this, the ratio may be any of several.
+const FEW: f64 = 3.0;
+
 /// What is believed of a limiter.
 #[derive(Debug)]
 pub(super) struct Kind {
@@ -103,7 +106,7 @@ impl Kind {
     pub(super) fn hear(&mut self, sent: Instant, limit: f64, used: f64, reset: Option<Reset>) -> bool {
         let was = self.is_bucket;
         let Some(Reset { after, grain }) = reset else { return false };
-        let tells = used > 0.005 * limit || used > 3.0;
+        let tells = used > FEW;
         let is_fine = grain.as_secs_f64() <= COARSE * after.as_secs_f64();
         if tells && is_fine && self.voted.is_none_or(|voted| sent > voted + VOLLEY) {
             self.voted = Some(sent);
@@ -201,6 +204,19 @@ mod tests {
         }
         assert!(!kind.is_bucket);
         assert_eq!(kind.period, s(10.0));
+    }
+
+    #[test]
+    fn a_window_of_few_calls_is_not_taken_for_a_bucket() {
+        let start = clock::now();
+        let mut kind = Kind::new(None, start);
+        // Eight a second, of which one or two are used: any reset would fit some bucket.
+        for n in 0..200u32 {
+            let at = f64::from(n) * 0.27;
+            kind.hear(start + s(at), 8.0, 1.0 + f64::from(n % 2), reset(1.0 - at % 1.0, 0.001));
+        }
+        assert!(!kind.is_bucket);
+        assert_eq!(kind.period, s(1.0));
     }
 
     #[test]
