@@ -13,6 +13,8 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
+#[allow(dead_code)] // until jobs use it
+mod job;
 pub(crate) mod json;
 mod learned;
 mod limit_report;
@@ -40,6 +42,7 @@ pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
 pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
+pub use job::{BatchId, FileId, JobId, JobStatus, NoId};
 pub use learned::{
     GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
 };
