@@ -49,6 +49,12 @@ impl WallClock {
     pub fn at(&self, instant: Instant) -> SystemTime {
         self.start + instant.saturating_duration_since(self.at)
     }
+
+    /// The same in milliseconds since 1970; 0 before then.
+    pub(crate) fn ms_at(&self, instant: Instant) -> i64 {
+        let since = self.at(instant).duration_since(SystemTime::UNIX_EPOCH);
+        since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    }
 }
 
 impl Default for WallClock {

@@ -67,7 +67,8 @@ async fn call(
         return respond(pending, is_stream, caller, line).await;
     };
     let again = call.clone();
-    match shared.shelf.follow(key, &again, || shared.forebay.begin(caller.id, call, admitted, shared.seat)) {
+    let (forebay, seat, id) = (shared.forebay.clone(), shared.seat, caller.id);
+    match shared.shelf.follow(key, &again, move || forebay.begin(id, call, admitted, seat)) {
         Ok(pending) => respond(pending, is_stream, caller, line).await,
         Err(error) => {
             line.fail(&error);

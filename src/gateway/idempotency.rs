@@ -5,7 +5,10 @@
 //! each at its own pace. An answer is kept for a day, and so is an error that would be the same next time; any other end
 //! frees the key. When the last of those who follow has gone, the call is cancelled like that of any caller who hangs up.
 //!
-//! All of it is in memory: a restart forgets, and so does whoever keeps more than [`MOST_BYTES`].
+//! What is kept is in the store as well, and there before its caller has it: a restart does not make a call again whose answer
+//! somebody got. In memory are the calls that run and the latest answers, [`MOST_BYTES`] of them.
+
+mod kept;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -20,7 +23,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::calls::bad_header;
-use crate::clock::{self, Instant};
+use crate::clock::{self, Instant, WallClock};
+use crate::store::{Ms, Store};
+use crate::telemetry;
 use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Meta, Outcome, Request, StreamSender, stream};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -71,7 +76,11 @@ fn print(request: &Request) -> Print {
 
 /// All recordings, shared by the gateway's threads.
 #[derive(Clone, Default)]
-pub(super) struct Shelf(Arc<Mutex<Shelved>>);
+pub(super) struct Shelf {
+    latest: Arc<Mutex<Shelved>>,
+    /// Where answers outlive the process.
+    store: Option<Store>,
+}
 
 #[derive(Default)]
 struct Shelved {
@@ -125,6 +134,19 @@ struct Head {
     headers: Headers,
     meta: Meta,
     is_stream: bool,
+    /// It is an earlier process's answer, to whoever asked first in this one too.
+    is_replay: bool,
+}
+
+/// The wall time now.
+fn wall_ms() -> Ms {
+    WallClock::new().ms_at(clock::now())
+}
+
+/// The key stands for another call.
+fn conflict() -> Error {
+    let message = "this Idempotency-Key was used with another body; use a fresh key for each call";
+    Error::new(ErrorKind::IdempotencyConflict, message)
 }
 
 /// A panic of whoever held it does not spoil what was recorded: each change is one assignment.
@@ -140,6 +162,11 @@ impl Recording {
 }
 
 impl Shelf {
+    /// A shelf whose answers outlive the process, where there is a store.
+    pub(super) fn with(store: Option<Store>) -> Self {
+        Self { latest: Arc::default(), store }
+    }
+
     /// The outcome of the one call for this key: of the one that is there, or of the one that `begin` begins.
     ///
     /// # Errors
@@ -148,21 +175,18 @@ impl Shelf {
         &self,
         key: Box<str>,
         request: &Request,
-        begin: impl FnOnce() -> P,
+        begin: impl FnOnce() -> P + 'static,
     ) -> Result<Pin<Box<dyn Future<Output = Outcome>>>, Error>
     where
         P: Future<Output = Outcome> + 'static,
     {
         let name = (request.tenant().cloned(), key);
         let print = print(request);
-        let mut shelved = lock(&self.0);
+        let mut shelved = lock(&self.latest);
         shelved.forget(clock::now());
         if let Some(known) = shelved.recordings.get(&name) {
             if known.print != print {
-                return Err(Error::new(
-                    ErrorKind::IdempotencyConflict,
-                    "this Idempotency-Key was used with another body; use a fresh key for each call",
-                ));
+                return Err(conflict());
             }
             let follower = Follower::new(self, name, known);
             drop(shelved);
@@ -173,7 +197,7 @@ impl Shelf {
         let follower = Follower::new(self, name.clone(), &recording);
         drop(shelved);
         let maker = Maker { shelf: self.clone(), name, recording: Arc::clone(&recording) };
-        let making = actix_web::rt::spawn(maker.make(begin()));
+        let making = actix_web::rt::spawn(maker.make(begin));
         lock(&recording.said).maker = Some(making.abort_handle());
         Ok(Box::pin(follower.outcome(false)))
     }
@@ -187,35 +211,29 @@ struct Maker {
 }
 
 impl Maker {
-    async fn make(self, pending: impl Future<Output = Outcome>) {
-        let answer = match pending.await {
+    async fn make<P: Future<Output = Outcome>>(self, begin: impl FnOnce() -> P) {
+        if let Some((head, body)) = self.earlier().await {
+            return self.end_with(head, body);
+        }
+        let answer = match begin().await {
             Ok(answer) => answer,
             Err(error) => {
-                let is_lasting = error.is_lasting();
-                self.recording.say(|said| {
-                    said.head = Some(Err(error));
-                    said.end = Some(Ok(()));
-                });
-                if is_lasting {
-                    self.keep(0);
-                }
-                return;
+                let head = Err(error);
+                self.write_down(&head, Bytes::new()).await;
+                return self.end_with(head, Bytes::new());
             }
         };
         let Answer { status, headers, body, meta } = answer;
         let is_stream = matches!(body, AnswerBody::Stream(_));
-        let head = Head { status, headers, meta, is_stream };
+        let head = Ok(Head { status, headers, meta, is_stream, is_replay: false });
         let mut length = 0;
         match body {
             AnswerBody::Whole(bytes) => {
-                length = bytes.len();
-                self.recording.say(|said| {
-                    (said.head, said.pieces) = (Some(Ok(head)), vec![bytes]);
-                    said.end = Some(Ok(()));
-                });
+                self.write_down(&head, bytes.clone()).await;
+                return self.end_with(head, bytes);
             }
             AnswerBody::Stream(mut events) => {
-                self.recording.say(|said| said.head = Some(Ok(head)));
+                self.recording.say(|said| said.head = Some(head.clone()));
                 while let Some(piece) = events.next().await {
                     let piece = match piece {
                         Ok(piece) => piece,
@@ -231,16 +249,66 @@ impl Maker {
                     }
                     self.recording.say(|said| said.pieces.push(piece));
                 }
+                let whole = lock(&self.recording.said).pieces.concat();
+                self.write_down(&head, whole.into()).await;
                 self.recording.say(|said| said.end = Some(Ok(())));
             }
         }
         self.keep(length);
     }
 
+    /// What the store has for this key, of an earlier process or of one that memory has forgotten; an error when it stands for
+    /// another call, or when the store cannot say: a call that may have been made is not made again on a guess.
+    async fn earlier(&self) -> Option<(Result<Head, Error>, Bytes)> {
+        let store = self.shelf.store.as_ref()?;
+        let ((tenant, key), now) = (self.name.clone(), wall_ms());
+        let found = store.read(move |records| records.kept_answer(tenant.as_deref(), &key, now)).await;
+        match found {
+            Ok(None) => None,
+            Ok(Some(answer)) if answer.digest != self.recording.print => Some((Err(conflict()), Bytes::new())),
+            Ok(Some(answer)) => kept::found(answer).or_else(|| {
+                telemetry::gateway::kept_answer_unreadable();
+                None
+            }),
+            Err(error) => {
+                telemetry::gateway::kept_answers_unreachable(&error);
+                let message = "the store that keeps the answers for Idempotency-Keys cannot be asked; come again";
+                let patience = Duration::from_secs(5);
+                Some((Err(Error::new(ErrorKind::Overloaded, message).with_retry_after(patience)), Bytes::new()))
+            }
+        }
+    }
+
+    /// Puts what may be kept on disk, before anybody has it. An answer that cannot be written is given out all the same: it is
+    /// paid for.
+    async fn write_down(&self, head: &Result<Head, Error>, body: Bytes) {
+        let Some(store) = &self.shelf.store else { return };
+        let Some(answer) = kept::keep(&self.name, self.recording.print, head, body, wall_ms()) else { return };
+        if let Err(error) = store.write(move |changes| changes.keep_answer(&answer)).await {
+            telemetry::gateway::answer_not_kept(&error);
+        }
+    }
+
+    /// Says what the call ends with, and keeps it where it would be the same next time.
+    fn end_with(&self, head: Result<Head, Error>, body: Bytes) {
+        let is_kept = match &head {
+            Ok(_) => true,
+            Err(error) => error.is_lasting(),
+        };
+        let length = body.len();
+        self.recording.say(|said| {
+            (said.head, said.pieces) = (Some(head), vec![body]);
+            said.end = Some(Ok(()));
+        });
+        if is_kept {
+            self.keep(length);
+        }
+    }
+
     /// Keeps an answer of `length` bytes for whoever comes again.
     fn keep(&self, length: usize) {
         let weight = length + self.name.1.len() + OVERHEAD;
-        let mut shelved = lock(&self.shelf.0);
+        let mut shelved = lock(&self.shelf.latest);
         // Not when everybody left just now.
         if shelved.recordings.get(&self.name).is_some_and(|known| Arc::ptr_eq(known, &self.recording)) {
             shelved.bytes += weight;
@@ -253,7 +321,7 @@ impl Maker {
 impl Drop for Maker {
     /// What is not kept frees its key, and nobody waits for a maker that is gone: its thread may have ended.
     fn drop(&mut self) {
-        let mut shelved = lock(&self.shelf.0);
+        let mut shelved = lock(&self.shelf.latest);
         let is_kept = shelved.kept.iter().rev().any(|(_, _, kept, _)| Arc::ptr_eq(kept, &self.recording));
         if !is_kept {
             shelved.free(&self.name, &self.recording);
@@ -292,8 +360,8 @@ impl Follower {
                 None => _ = self.changed.changed().await,
             }
         };
-        let Head { status, mut headers, meta, is_stream } = head;
-        if is_replay {
+        let Head { status, mut headers, meta, is_stream, is_replay: was_kept } = head;
+        if is_replay || was_kept {
             headers.push(X_FOREBAY_REPLAYED, actix_web::http::header::HeaderValue::from_static("true"));
         }
         let body = if is_stream {
@@ -334,7 +402,7 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         // In this order everywhere: the shelf, then what is said.
-        let mut shelved = lock(&self.shelf.0);
+        let mut shelved = lock(&self.shelf.latest);
         let mut said = lock(&self.recording.said);
         said.followers -= 1;
         if said.followers == 0 && said.end.is_none() {

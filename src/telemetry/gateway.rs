@@ -99,3 +99,18 @@ pub(crate) fn handler_panicked(id: CallId) {
 pub(crate) fn refused(id: CallId, code: &str) {
     tracing::debug!(target: "forebay::gateway", request_id = %id, code, "refused");
 }
+
+/// What is kept for an Idempotency-Key is not as this program writes it: the call is made.
+pub(crate) fn kept_answer_unreadable() {
+    tracing::warn!(target: "forebay", "an answer kept for an Idempotency-Key cannot be read; the call is made anew");
+}
+
+/// The store does not say what it keeps for an Idempotency-Key: the call is refused.
+pub(crate) fn kept_answers_unreachable(error: &dyn std::fmt::Display) {
+    tracing::error!(target: "forebay", %error, "the answers kept for Idempotency-Keys cannot be read");
+}
+
+/// An answer could not be kept on disk: a restart forgets it.
+pub(crate) fn answer_not_kept(error: &dyn std::fmt::Display) {
+    tracing::warn!(target: "forebay", %error, "an answer for an Idempotency-Key could not be kept on disk");
+}
