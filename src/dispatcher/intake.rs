@@ -13,6 +13,17 @@ use crate::messages::{CallId, Error, ErrorKind, Meta};
 use crate::providers::tokens;
 use crate::telemetry::events;
 
+/// How a call comes to a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arrival {
+    /// For the first time.
+    Newcomer,
+    /// For the first time, and kept elsewhere, too: it takes no place in the waiting room.
+    Job,
+    /// It has its place already.
+    Return,
+}
+
 impl Switchboard {
     /// Takes a call in, or tells its caller at once why not.
     pub(crate) fn accept(&mut self, mut submit: Submit, now: Instant) {
@@ -29,7 +40,8 @@ impl Switchboard {
         let request = &submit.request;
         let targets = self.targets(request);
         let deadline = clock::after(now, request.timeout().unwrap_or(self.config.queue.default_timeout));
-        let (target, ask) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
+        let arrival = if submit.durable.is_some() { Arrival::Job } else { Arrival::Newcomer };
+        let (target, ask) = match self.first_open(&targets, 0, &submit.request, deadline, arrival, now) {
             Ok(open) => open,
             Err(error) => {
                 let error = *error;
@@ -49,11 +61,13 @@ impl Switchboard {
             }
         };
         let lane = targets[target].lane;
+        let (attempts, counted) = submit.durable.as_ref().map_or((0, 0), |had| (had.attempts, had.counted));
         let entry = Box::new(Entry {
             id: submit.id,
             request: submit.request,
             reply: submit.reply,
             seat: submit.seat,
+            durable: submit.durable,
             _admitted: submit.admitted,
             state: State::Waiting,
             deadline,
@@ -61,16 +75,16 @@ impl Switchboard {
             targets,
             target,
             ask,
-            attempts: 0,
+            attempts,
             unsent: 0,
             asked: None,
-            counted: 0,
+            counted,
             waited: Duration::ZERO,
             waiting_since: now,
             last: None,
         });
         self.lanes[lane].line.push(entry.place(), ask, deadline);
-        self.lanes[lane].waiting += 1;
+        self.lanes[lane].count_in(&entry);
         self.note_probe(lane, entry.id, now);
         self.ledger.insert(entry);
         self.wake(lane);
@@ -87,7 +101,7 @@ impl Switchboard {
         from: usize,
         request: &crate::messages::Request,
         deadline: Instant,
-        newcomer: bool,
+        arrival: Arrival,
         now: Instant,
     ) -> Result<(usize, Ask), Box<Error>> {
         let (mut refused, mut used_up) = (None::<Error>, None);
@@ -96,7 +110,8 @@ impl Switchboard {
             let lane = &mut self.lanes[target.lane];
             let tokens = request.tokens(tokens::estimate);
             let ask = Ask { group: lane.group_of(target.model.as_deref()), tokens, priority: request.priority() };
-            let refusal = if newcomer && lane.waiting >= capacity {
+            let is_full = arrival == Arrival::Newcomer && lane.waiting - lane.durable >= capacity;
+            let refusal = if is_full {
                 Some(
                     Error::new(
                         ErrorKind::Overloaded,
@@ -105,10 +120,11 @@ impl Switchboard {
                             lane.upstream.name
                         ),
                     )
-                    .with_retry_after(Duration::from_secs(1)),
+                    .with_retry_after(Duration::from_secs(1))
+                    .asking_for_time(),
                 )
             } else {
-                lane.refusal(now, &ask, deadline, newcomer)
+                lane.refusal(now, &ask, deadline, arrival != Arrival::Return)
             };
             match refusal {
                 // Where the quota of its day is used up it may wait, but the next target may take it before that.
@@ -183,7 +199,7 @@ impl Switchboard {
         let Some(entry) = self.ledger.get(call) else { return };
         let (request, deadline) = (entry.request.clone(), entry.deadline);
         let targets = self.targets(&request);
-        match self.first_open(&targets, 0, &request, deadline, false, now) {
+        match self.first_open(&targets, 0, &request, deadline, Arrival::Return, now) {
             Ok((target, ask)) => self.move_to(call, targets, target, ask, now),
             Err(error) => self.end(call, Err(*error), now),
         }
@@ -211,9 +227,9 @@ impl Switchboard {
             entry.waiting_since = now;
         }
         entry.state = State::Waiting;
-        let (lane, place) = (entry.lane(), entry.place());
-        self.lanes[lane].line.push(place, entry.ask, entry.deadline);
-        self.lanes[lane].waiting += 1;
+        let lane = entry.lane();
+        self.lanes[lane].line.push(entry.place(), entry.ask, entry.deadline);
+        self.lanes[lane].count_in(entry);
         self.note_probe(lane, call, now);
         self.wake(lane);
     }

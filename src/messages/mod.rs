@@ -15,6 +15,7 @@ mod headers;
 mod ids;
 #[allow(dead_code)] // until jobs use it
 mod job;
+mod journal;
 pub(crate) mod json;
 mod learned;
 mod limit_report;
@@ -43,6 +44,7 @@ pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
 pub use job::{BatchId, FileId, JobId, JobStatus, NoId};
+pub(crate) use journal::{Durable, Journal, Recorded};
 pub use learned::{
     GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
 };

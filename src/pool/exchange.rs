@@ -39,6 +39,16 @@ pub(super) async fn run(
     };
     let Encoded { url, headers, body, answers } = encoded;
     let patience = if attempt.request.is_stream() { timeouts.first_byte } else { timeouts.answer };
+    if let Some(durable) = &attempt.durable {
+        let recorded = tokio::select! {
+            biased;
+            _ = &mut aborted => return AttemptEnd::Aborted,
+            recorded = durable.journal.starting(&attempt.account.id) => recorded,
+        };
+        if let Err(error) = recorded {
+            return AttemptEnd::Withheld(error);
+        }
+    }
     let first_byte = clock::now() + patience;
     let request = HttpRequest { upstream: attempt.account.upstream.clone(), url, headers, body, call: attempt.id.call };
 

@@ -182,7 +182,7 @@ impl Forebay {
             let _ = reply.send(Err(error));
             return Pending { id, outcome, handle: None };
         }
-        self.dispatcher().do_send(Submit { id, request: Arc::new(request), admitted, seat, reply });
+        self.dispatcher().do_send(Submit { id, request: Arc::new(request), admitted, seat, durable: None, reply });
         Pending { id, outcome, handle: Some(self.clone()) }
     }
 
