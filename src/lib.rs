@@ -76,7 +76,7 @@ pub use dispatcher::Dispatcher;
 pub use messages::{
     Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, BatchId, Body, BreakerStatus,
     BudgetView, Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure,
-    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, JobId, JobStatus, KindSigns, LatencyStatus,
+    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, Job, JobId, JobStatus, KindSigns, LatencyStatus,
     LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus, NoId, Outcome, Phase,
     PoolStatus, Price, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody,
     Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,

@@ -43,7 +43,7 @@ pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
 pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
-pub use job::{BatchId, FileId, JobId, JobStatus, NoId};
+pub use job::{BatchId, FileId, Job, JobId, JobStatus, NoId};
 pub(crate) use journal::{Durable, Journal, Recorded};
 pub use learned::{
     GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,

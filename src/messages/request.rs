@@ -85,7 +85,7 @@ pub struct Request {
     body: Body,
     headers: Headers,
     timeout: Option<Duration>,
-    priority: Priority,
+    priority: Option<Priority>,
     tenant: Option<Arc<str>>,
     droppable: Droppable,
     /// What it may need in tokens, once somebody has asked.
@@ -105,7 +105,7 @@ impl Request {
             body,
             headers: Headers::new(),
             timeout: None,
-            priority: Priority::default(),
+            priority: None,
             tenant: None,
             droppable: Droppable::default(),
             tokens: OnceLock::new(),
@@ -155,7 +155,7 @@ impl Request {
 
     /// Where it stands among calls that wait.
     pub fn with_priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
+        self.priority = Some(priority);
         self
     }
 
@@ -222,6 +222,11 @@ impl Request {
 
     /// Where it stands among calls that wait.
     pub fn priority(&self) -> Priority {
+        self.priority.unwrap_or_default()
+    }
+
+    /// The same, where the caller said so.
+    pub(crate) fn told_priority(&self) -> Option<Priority> {
         self.priority
     }
 

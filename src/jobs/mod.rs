@@ -1,0 +1,31 @@
+//! The durable life of a request: from the moment it is on disk to its one result, through whatever ends the process on the
+//! way.
+//!
+//! `registry` is what everybody may ask (submit, look, wait, cancel), `submission` what may be accepted, `waiters` who waits
+//! for which end. `actor` has jobs run, a few of each queue at once (`window`): each is a `run` on the `way` to the dispatcher,
+//! with a `record` of its attempts, and a `verdict` at its end. `upkeep` takes up what an earlier process left, ends what is
+//! out of time and forgets; `outbox` tells webhooks.
+
+mod actor;
+mod outbox;
+mod record;
+mod registry;
+mod run;
+mod submission;
+mod upkeep;
+mod verdict;
+mod waiters;
+mod way;
+mod window;
+
+#[cfg(test)]
+pub(crate) use actor::CrashJobsIn;
+pub(crate) use actor::{DrainJobs, Jobs};
+pub(crate) use registry::{Accepted, Registry, refusal};
+pub(crate) use submission::{check_webhook, is_served, row};
+pub(crate) use way::Way;
+
+fn webhook_url(url: &str, _: bool) -> Result<(), String> {
+    let good = url.starts_with("https://") || url.starts_with("http://");
+    good.then_some(()).ok_or_else(|| "is no URL".to_owned())
+}
