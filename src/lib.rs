@@ -53,10 +53,10 @@
 pub mod clock;
 pub mod config;
 mod dispatcher;
+mod jobs;
 mod messages;
 mod pool;
 mod providers;
-#[allow(dead_code)] // until jobs use it
 mod store;
 mod system;
 mod telemetry;
@@ -78,7 +78,7 @@ pub use messages::{
     BudgetView, Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure,
     FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, Job, JobId, JobStatus, KindSigns, LatencyStatus,
     LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus, NoId, Outcome, Phase,
-    PoolStatus, Price, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody,
+    PoolStatus, Price, QueueStatus, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody,
     Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
 };
 pub use pool::transport;

@@ -29,6 +29,8 @@ use std::time::Duration;
 
 use crate::messages::{Account, Secret, Upstream};
 
+#[cfg(feature = "gateway")]
+pub(crate) use check::did_you_mean;
 pub use check::{Problem, Problems};
 pub use load::Sources;
 pub use prices::Prices;

@@ -9,7 +9,8 @@ use super::switchboard::Switchboard;
 use super::timers::Due;
 use super::{Submit, draining};
 use crate::clock::{self, Instant};
-use crate::messages::{CallId, Error, ErrorKind, Meta};
+use crate::config::Config;
+use crate::messages::{CallId, Error, ErrorKind, Meta, Request};
 use crate::providers::tokens;
 use crate::telemetry::events;
 
@@ -22,6 +23,19 @@ pub(super) enum Arrival {
     Job,
     /// It has its place already.
     Return,
+}
+
+/// What the caller of a model is told that nobody serves, or none who takes such calls.
+pub(crate) fn nobody_serves(config: &Config, request: &Request) -> Error {
+    let model = request.model().unwrap_or_default();
+    let message = match config.targets(model).first() {
+        Some((upstream, _)) => {
+            let path = request.endpoint().path();
+            format!("the model {model:?} is served by {upstream}, which takes no calls to {path}")
+        }
+        None => format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called"),
+    };
+    Error::new(ErrorKind::ModelNotFound, message).with_param("model")
 }
 
 impl Switchboard {
@@ -99,7 +113,7 @@ impl Switchboard {
         &mut self,
         targets: &[Target],
         from: usize,
-        request: &crate::messages::Request,
+        request: &Request,
         deadline: Instant,
         arrival: Arrival,
         now: Instant,
@@ -136,19 +150,7 @@ impl Switchboard {
         if let Some(open) = used_up {
             return Ok(open);
         }
-        Err(Box::new(refused.unwrap_or_else(|| {
-            let model = request.model().unwrap_or_default();
-            let message = match self.config.targets(model).first() {
-                Some((upstream, _)) => {
-                    let path = request.endpoint().path();
-                    format!("the model {model:?} is served by {upstream}, which takes no calls to {path}")
-                }
-                None => {
-                    format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called")
-                }
-            };
-            Error::new(ErrorKind::ModelNotFound, message).with_param("model")
-        })))
+        Err(Box::new(refused.unwrap_or_else(|| nobody_serves(&self.config, request))))
     }
 
     /// The caller is gone.

@@ -22,7 +22,7 @@ use super::upkeep::{self, Standing};
 use super::verdict::millis;
 use super::way::Way;
 use super::window::{Ask, Window};
-use crate::clock::{self, Dice};
+use crate::clock::Dice;
 use crate::messages::{DeathWatch, JobId, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::store::jobs::{Claim, Claimed, ClaimedJob, PutBack};
@@ -169,14 +169,14 @@ impl Jobs {
     }
 
     /// Starts `work` on this thread; what it comes to is told to us.
-    fn start(&self, ctx: &mut Context<Self>, work: impl Future<Output = Came> + 'static) -> AbortHandle {
+    fn spawn(&self, ctx: &mut Context<Self>, work: impl Future<Output = Came> + 'static) -> AbortHandle {
         let to = ctx.address();
         actix_rt::spawn(async move { to.do_send(work.await) }).abort_handle()
     }
 
     fn begin(&mut self, ctx: &mut Context<Self>) {
         let registry = self.registry.clone();
-        self.tasks.begin = Some(self.start(ctx, async move { Came::Begun(upkeep::begin(&registry).await) }));
+        self.tasks.begin = Some(self.spawn(ctx, async move { Came::Begun(upkeep::begin(&registry).await) }));
     }
 
     /// Does whatever is to be done now, and arms the timer for what is to be done next.
@@ -196,11 +196,11 @@ impl Jobs {
         if self.next_expiry.is_some_and(|at| at <= now) && self.tasks.expire.is_none() {
             let registry = self.registry.clone();
             self.next_expiry = None; // what is said meanwhile comes on top of what it finds
-            self.tasks.expire = Some(self.start(ctx, async move { Came::Expired(upkeep::expire(&registry).await) }));
+            self.tasks.expire = Some(self.spawn(ctx, async move { Came::Expired(upkeep::expire(&registry).await) }));
         }
         if self.next_prune <= now && self.tasks.prune.is_none() {
             let (registry, keep) = (self.registry.clone(), self.way.config().store.keep_results_for);
-            self.tasks.prune = Some(self.start(ctx, async move {
+            self.tasks.prune = Some(self.spawn(ctx, async move {
                 // What could not be forgotten now is forgotten later.
                 drop(upkeep::prune(&registry, keep).await);
                 Came::Pruned
@@ -231,7 +231,7 @@ impl Jobs {
         let Ask { queue, limit, max_bytes } = ask;
         let claim = Claim { owner: self.registry.store().owner(), queue: Arc::clone(&queue), now, limit, max_bytes };
         let claimed = self.registry.store().write(move |changes| changes.claim(&claim));
-        self.start(ctx, async move { Came::Claims(queue, claimed.await) });
+        self.spawn(ctx, async move { Came::Claims(queue, claimed.await) });
     }
 
     /// Takes a claimed job in hand and sends it on its way.

@@ -4,7 +4,7 @@
 //! `registry` is what everybody may ask (submit, look, wait, cancel), `submission` what may be accepted, `waiters` who waits
 //! for which end. `actor` has jobs run, a few of each queue at once (`window`): each is a `run` on the `way` to the dispatcher,
 //! with a `record` of its attempts, and a `verdict` at its end. `upkeep` takes up what an earlier process left, ends what is
-//! out of time and forgets; `outbox` tells webhooks.
+//! out of time and forgets; `outbox` tells webhooks. `view` is a job as it is shown.
 
 mod actor;
 mod outbox;
@@ -14,6 +14,7 @@ mod run;
 mod submission;
 mod upkeep;
 mod verdict;
+mod view;
 mod waiters;
 mod way;
 mod window;
@@ -23,6 +24,9 @@ pub(crate) use actor::CrashJobsIn;
 pub(crate) use actor::{DrainJobs, Jobs};
 pub(crate) use registry::{Accepted, Registry, refusal};
 pub(crate) use submission::{check_webhook, is_served, row};
+#[cfg(feature = "gateway")]
+pub(crate) use view::Shown;
+pub(crate) use view::end_error;
 pub(crate) use way::Way;
 
 fn webhook_url(url: &str, _: bool) -> Result<(), String> {

@@ -1,10 +1,12 @@
 //! One claimed job, from our hands to its end, or back to where it waits.
 
-use std::panic::AssertUnwindSafe;
+use std::future::{Future as _, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::record::{Keeper, Record};
@@ -47,14 +49,20 @@ impl Run {
     /// Makes the call and writes down what comes of it. Dropping the future calls the call off; what was handed to the store
     /// is written all the same.
     pub(super) async fn make(self) -> Ended {
-        let outcome = AssertUnwindSafe(self.outcome()).catch_unwind().await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::WorkerCrashed, "what carried the job crashed"))
-        });
+        let mut carried = pin!(self.outcome());
+        // Polled no more behind a panic.
+        let outcome = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| carried.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(_) => Poll::Ready(Err(Error::new(ErrorKind::WorkerCrashed, "what carried the job crashed"))),
+        })
+        .await;
         let (job, now) = (&self.job, self.registry.now());
         let facts =
             Facts { at_most_once: job.at_most_once, expires_at: job.expires_at, tried: self.record.tried() };
         let verdict = verdict::judge(&facts, outcome, now);
-        events::job_judged(job.id, &verdict);
+        if let Verdict::Waits { .. } = verdict {
+            events::job_goes_back(job.id);
+        }
         self.write_down(verdict, now).await
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use crate::messages::JobId;
 
@@ -50,7 +51,7 @@ impl Waiters {
 
 impl Wait<'_> {
     /// Resolves when the job has, or may have, ended after this was called.
-    pub(super) fn woken(&self) -> impl Future<Output = ()> {
+    pub(super) fn woken(&self) -> Notified<'_> {
         self.woken.notified()
     }
 }
@@ -80,7 +81,7 @@ mod tests {
             one.await;
             two.await;
             let mut rest = std::pin::pin!(third.woken());
-            assert!(futures_util::poll!(rest.as_mut()).is_pending());
+            assert!(!rest.as_mut().enable(), "another job was woken");
             waiters.wake_all();
             rest.await;
             drop(first);

@@ -54,6 +54,17 @@ impl Endpoint {
         }
     }
 
+    /// Its path in version 1 of the API, by which jobs and batches name it: `/v1/chat/completions`.
+    pub fn v1_path(self) -> String {
+        format!("/v1{}", self.path())
+    }
+
+    /// The endpoint that [`Endpoint::v1_path`] names so.
+    pub fn of_v1_path(path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/v1")?;
+        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+    }
+
     /// Whether it is of Anthropic's own protocol: requests, answers and errors in its format.
     pub fn is_anthropics_own(self) -> bool {
         matches!(self, Endpoint::Messages | Endpoint::CountTokens)

@@ -48,6 +48,18 @@ impl Store {
         }
     }
 
+    /// What another process finds that opens this store in memory after ours is gone: everything, while whatever we still ask is
+    /// refused.
+    #[cfg(test)]
+    pub(crate) fn reopened(&self) -> Self {
+        let Kind::Memory(inline) = &self.kind;
+        let mut gone = inline.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.is_open = false;
+        let memory = std::mem::replace(&mut gone.memory, Memory::new());
+        let inline = Inline { memory, is_open: true };
+        Self { kind: Kind::Memory(Arc::new(Mutex::new(inline))), owner: Owner(self.owner.0 + 1) }
+    }
+
     /// This opening: what is claimed in its name is its own.
     pub(crate) fn owner(&self) -> Owner {
         self.owner

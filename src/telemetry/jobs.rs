@@ -16,8 +16,8 @@ pub(crate) fn job_ended(job: JobId, status: JobStatus) {
 }
 
 /// Its call ended and it has not.
-pub(crate) fn job_goes_back(job: JobId, why: &str) {
-    tracing::debug!(%job, why, "job goes back to the store");
+pub(crate) fn job_goes_back(job: JobId) {
+    tracing::debug!(%job, "job goes back to the store");
 }
 
 /// The store has not written what became of a job: it is asked again, unless it has failed for good.
