@@ -78,8 +78,9 @@ pub use messages::{
     BudgetView, Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure,
     FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, Job, JobId, JobStatus, KindSigns, LatencyStatus,
     LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus, NoId, Outcome, Phase,
-    PoolStatus, Price, QueueStatus, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody,
-    Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
+    PoolStatus, Price, Priority, QueueStatus, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent,
+    Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus,
+    WaitingStatus,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

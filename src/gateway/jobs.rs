@@ -109,9 +109,7 @@ async fn list(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
 }
 
 fn shown(status: StatusCode, what: &impl Serialize) -> HttpResponse {
-    HttpResponse::build(status)
-        .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
-        .json(what)
+    HttpResponse::build(status).insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store"))).json(what)
 }
 
 /// Reads what is submitted.
@@ -134,9 +132,8 @@ async fn read(
 
 /// The job that `bytes` ask for.
 fn job(bytes: &Bytes, tenant: Option<Arc<str>>) -> Result<Job, Error> {
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        invalid(format!("The body is not UTF-8 from byte {} on: send UTF-8.", error.valid_up_to()))
-    })?;
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| invalid(format!("The body is not UTF-8 from byte {} on: send UTF-8.", error.valid_up_to())))?;
     let mut told: [Option<&RawValue>; FIELDS.len()] = [None; FIELDS.len()];
     let mut problem = None;
     json::each_field(text, |key, value| {

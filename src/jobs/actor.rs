@@ -145,7 +145,13 @@ impl Drop for Tasks {
 }
 
 impl Jobs {
-    pub(crate) fn new(registry: Registry, way: Way, factory: &TransportFactory, mut dice: Dice, watch: DeathWatch) -> Self {
+    pub(crate) fn new(
+        registry: Registry,
+        way: Way,
+        factory: &TransportFactory,
+        mut dice: Dice,
+        watch: DeathWatch,
+    ) -> Self {
         let began = registry.now();
         Self {
             outbox: Outbox::new(registry.clone(), way.clone(), factory(), Dice::seeded(dice.number())),
@@ -242,8 +248,7 @@ impl Jobs {
         let id = job.id;
         let delay = self.delay(&job);
         let run = Run { job, record, registry: self.registry.clone(), way: self.way.clone(), delay };
-        let held =
-            run::hold(run, Arc::clone(queue), move |job, ended| to.do_send(Came::RunOver(job, ended)));
+        let held = run::hold(run, Arc::clone(queue), move |job, ended| to.do_send(Came::RunOver(job, ended)));
         self.held.insert(id, held);
     }
 

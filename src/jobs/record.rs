@@ -35,13 +35,8 @@ struct State {
 
 impl Record {
     pub(super) fn new(registry: Registry, job: &ClaimedJob, waits: Box<dyn Fn(JobId) + Send + Sync>) -> Arc<Self> {
-        let state = State {
-            attempts: job.attempts,
-            counted: job.counted,
-            tried: None,
-            unwritten: None,
-            is_closed: false,
-        };
+        let state =
+            State { attempts: job.attempts, counted: job.counted, tried: None, unwritten: None, is_closed: false };
         Arc::new(Self { registry, job: job.id, state: Mutex::new(state), waits })
     }
 

@@ -148,12 +148,7 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::look`].
-    pub(crate) async fn wait(
-        &self,
-        id: JobId,
-        tenant: Option<Arc<str>>,
-        within: Duration,
-    ) -> Result<JobRecord, Error> {
+    pub(crate) async fn wait(&self, id: JobId, tenant: Option<Arc<str>>, within: Duration) -> Result<JobRecord, Error> {
         let mut late = std::pin::pin!(clock::until(clock::after(clock::now(), within)));
         let wait = self.0.waiters.wait(id);
         loop {
@@ -261,7 +256,8 @@ pub(crate) fn refusal(error: StoreError) -> Error {
         StoreError::Full(_) => overloaded("the store's disk is full: nothing can be accepted now".to_owned(), 30),
         StoreError::Behind => overloaded("more waits for the store's disk than it can write in time".to_owned(), 1),
         StoreError::Io(_) | StoreError::Corrupt(_) => {
-            let message = "the store's disk has failed: what was asked may have been done or not; ask again by id or key";
+            let message =
+                "the store's disk has failed: what was asked may have been done or not; ask again by id or key";
             overloaded(message.to_owned(), 5)
         }
         StoreError::Closed => draining(),

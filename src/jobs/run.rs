@@ -57,8 +57,7 @@ impl Run {
         })
         .await;
         let (job, now) = (&self.job, self.registry.now());
-        let facts =
-            Facts { at_most_once: job.at_most_once, expires_at: job.expires_at, tried: self.record.tried() };
+        let facts = Facts { at_most_once: job.at_most_once, expires_at: job.expires_at, tried: self.record.tried() };
         let verdict = verdict::judge(&facts, outcome, now);
         if let Verdict::Waits { .. } = verdict {
             events::job_goes_back(job.id);

@@ -33,7 +33,8 @@ pub(crate) fn row(job: &Job, line: Option<Line>, config: &Config, now: Ms) -> Re
         return Err(invalid(message, "body.stream"));
     }
     if !request.headers().is_empty() || *request.droppable() != crate::messages::Droppable::default() {
-        let message = "a job keeps its body only: it can have no headers for the upstream, nor fields that may be dropped";
+        let message =
+            "a job keeps its body only: it can have no headers for the upstream, nor fields that may be dropped";
         return Err(Error::new(ErrorKind::InvalidRequest, message));
     }
     let timeout = job.told_timeout().unwrap_or(DEFAULT_TIMEOUT);
@@ -90,9 +91,8 @@ pub(crate) fn check_webhook(url: &str, config: &Config) -> Result<(), Error> {
 
 /// Whether somebody takes calls of `model` to `endpoint`, by the rule that routes them.
 pub(crate) fn is_served(config: &Config, endpoint: Endpoint, model: Option<&str>) -> bool {
-    let takes = |name: &Arc<str>| {
-        config.upstreams.get(name).is_some_and(|section| speaks(section.upstream.kind, endpoint))
-    };
+    let takes =
+        |name: &Arc<str>| config.upstreams.get(name).is_some_and(|section| speaks(section.upstream.kind, endpoint));
     match model {
         Some(model) => config.targets(model).iter().any(|(name, _)| takes(name)),
         None => config.upstreams.keys().any(takes),

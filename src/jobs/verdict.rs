@@ -192,7 +192,8 @@ mod tests {
             body: AnswerBody::Whole(body.clone()),
             meta: Meta { usage: Some(usage), cost_usd: Some(0.5), ..Meta::default() },
         };
-        let Verdict::Ends { status, end, attempt, usage: told, cost_usd } = judge(&facts(true, Some(None)), Ok(answer), 9)
+        let Verdict::Ends { status, end, attempt, usage: told, cost_usd } =
+            judge(&facts(true, Some(None)), Ok(answer), 9)
         else {
             panic!("an end");
         };

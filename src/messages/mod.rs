@@ -56,8 +56,8 @@ pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub(crate) use status::AskStatus;
 pub use status::{
-    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, JobsStatus, LatencyStatus, ModelStatus, NextStatus, PoolStatus,
-    QueueStatus, RetriesStatus, Status, UpstreamStatus, UsedStatus, WaitingStatus,
+    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, JobsStatus, LatencyStatus, ModelStatus, NextStatus,
+    PoolStatus, QueueStatus, RetriesStatus, Status, UpstreamStatus, UsedStatus, WaitingStatus,
 };
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, Tether, stream};
