@@ -8,3 +8,4 @@ pub(crate) mod gateway;
 pub(crate) mod jobs;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
+pub(crate) mod store;
