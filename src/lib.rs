@@ -27,8 +27,8 @@
 //! outcome                     exactly one for each call
 //! ```
 //!
-//! Imports run downwards only: `clock messages` < `config telemetry` < `providers` < `dispatcher | pool` < `system` <
-//! `gateway cli simulator`. The dispatcher and the pool never import each other: they meet in `messages` and are wired
+//! Imports run downwards only: `clock messages` < `config telemetry` < `providers` < `dispatcher | pool` < `jobs` <
+//! `system` < `gateway cli simulator`. The dispatcher and the pool never import each other: they meet in `messages` and are wired
 //! in `system`. Policy is plain Rust that is told the time and handed the dice; actors are thin.
 //!
 //! # Embedding
@@ -53,6 +53,7 @@
 pub mod clock;
 pub mod config;
 mod dispatcher;
+mod jobs;
 mod messages;
 mod pool;
 mod providers;

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up; a room imports from those before it only. Rooms of one storey do not know each other.
-const STOREYS: [&[&str]; 7] = [
+const STOREYS: [&[&str]; 8] = [
     &["clock", "messages"],
     &["config", "telemetry"],
     &["providers"],
     &["dispatcher", "pool"],
+    &["jobs"],
     &["system"],
     &["simulator", "gateway"],
     &["cli"],

@@ -31,6 +31,7 @@ pub use memory::{MemoryTransport, Scripted};
 #[cfg(feature = "gateway")]
 pub(crate) use pieces::{InPieces, PIECE_BYTES};
 pub use reach::ChosenBy;
+pub(crate) use reach::is_public;
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
