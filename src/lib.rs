@@ -27,7 +27,7 @@
 //! outcome                     exactly one for each call
 //! ```
 //!
-//! Imports run downwards only: `clock messages` < `config telemetry` < `providers` < `dispatcher | pool` < `jobs` <
+//! Imports run downwards only: `clock messages` < `config telemetry` < `providers store` < `dispatcher | pool` < `jobs` <
 //! `system` < `gateway cli simulator`. The dispatcher and the pool never import each other: they meet in `messages` and are wired
 //! in `system`. Policy is plain Rust that is told the time and handed the dice; actors are thin.
 //!
@@ -57,6 +57,8 @@ mod jobs;
 mod messages;
 mod pool;
 mod providers;
+#[allow(dead_code)] // until jobs use it
+mod store;
 mod system;
 mod telemetry;
 
@@ -73,12 +75,12 @@ pub mod simulator;
 pub use config::Config;
 pub use dispatcher::Dispatcher;
 pub use messages::{
-    Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, Body, BreakerStatus, BudgetView,
-    Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure, FailureKind,
-    GrowthBudget, GuessedBudget, Headers, Health, KindSigns, LatencyStatus, LearnedBudget, LearnedModel, LimiterKind,
-    LoneRefusal, Meta, ModelStatus, NextStatus, Outcome, Phase, PoolStatus, Price, Priority, Remaining, Request,
-    RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind,
-    UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
+    Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, BatchId, Body, BreakerStatus,
+    BudgetView, Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure,
+    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, JobId, JobStatus, KindSigns, LatencyStatus,
+    LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus, NoId, Outcome, Phase,
+    PoolStatus, Price, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody,
+    Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

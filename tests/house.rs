@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const STOREYS: [&[&str]; 8] = [
     &["clock", "messages"],
     &["config", "telemetry"],
-    &["providers"],
+    &["providers", "store"],
     &["dispatcher", "pool"],
     &["jobs"],
     &["system"],

@@ -258,6 +258,7 @@ impl Config {
 mod tests {
     use std::fs;
 
+    use super::super::StoreUrl;
     use super::*;
 
     const UPSTREAM: &str = "[upstreams.a]\nbase_url = \"http://a\"\nmodels = [\"m\"]\n";
@@ -287,7 +288,7 @@ mod tests {
         let mut keys = 0;
         for (section, text) in [(None, DEFAULT_TOML), (Some("a"), UPSTREAM_TOML)] {
             let root = FileFormat::Toml.parse(None, text).expect("valid TOML");
-            for (name, value) in root.iter().filter(|(name, _)| !["store", "jobs"].contains(&name.as_str())) {
+            for (name, value) in root.iter() {
                 let in_section = value.clone().into_table().unwrap_or_default();
                 let dotted: Vec<_> = match section {
                     Some(upstream) => vec![format!("upstreams.{upstream}.{name}")],
@@ -306,10 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn sections_not_in_force_have_defaults_that_pass_their_own_check() {
-        let text = format!("{UPSTREAM}[store]\n[jobs]\n");
-        let config = Config::from_toml(&text).expect("valid");
-        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    fn a_store_is_told_when_anybody_names_the_section() {
+        let silent = Config::from_toml(UPSTREAM).expect("valid").store;
+        assert_eq!((silent.url, silent.is_told), (StoreUrl::Sqlite("forebay.db".into()), false));
+        let told = Config::from_toml(&format!("{UPSTREAM}[store]\nurl = \"sqlite::memory:\"\n")).expect("valid").store;
+        assert_eq!((told.url, told.is_told), (StoreUrl::Memory, true));
+        let problems = Config::from_toml(&format!("{UPSTREAM}[store]\nurl = \"postgres://u:hunter2@h/d\"\n"));
+        let line = problems.expect_err("not in force").to_string();
+        assert!(line.contains("[store] url") && line.contains("sqlite:FILE") && !line.contains("hunter2"), "{line}");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod values;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ pub type Target = (Arc<str>, Arc<str>);
 pub struct Config {
     /// `[server]`
     pub server: Server,
+    /// `[store]`
+    pub store: Store,
     /// `[queue]`
     pub queue: Queue,
     /// `[pool]`
@@ -53,6 +56,8 @@ pub struct Config {
     pub upstreams: BTreeMap<Arc<str>, UpstreamSection>,
     /// `[routes."NAME"]`: targets in order.
     pub routes: BTreeMap<String, Vec<Target>>,
+    /// `[jobs]`
+    pub jobs: Jobs,
     /// `[tenants.NAME]`, by name.
     pub tenants: BTreeMap<Arc<str>, Tenant>,
     /// What is allowed but worth a line: a section not in force yet, a variable that sets nothing.
@@ -79,6 +84,28 @@ pub struct Server {
     pub max_body: usize,
     /// How long accepted calls may go on after SIGTERM.
     pub drain_timeout: Duration,
+}
+
+/// `[store]`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Store {
+    /// Where durable jobs live.
+    pub url: StoreUrl,
+    /// Whether anybody said so. A program that embeds forebay and says nothing gets its store with its first job.
+    pub is_told: bool,
+    /// How long ended jobs and files stay.
+    pub keep_results_for: Duration,
+}
+
+/// Where a store is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum StoreUrl {
+    /// `sqlite::memory:`: nothing outlives the process.
+    Memory,
+    /// `sqlite:FILE`
+    Sqlite(PathBuf),
 }
 
 /// `[queue]`
@@ -190,6 +217,18 @@ pub enum Jitter {
     None,
 }
 
+/// `[jobs]`
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Jobs {
+    /// What signs webhooks; without it no job may have one.
+    pub webhook_secret: Option<Secret>,
+    /// Lets webhooks go to loopback and private addresses.
+    pub webhook_allow_private: bool,
+    /// The largest file of batch lines, in bytes.
+    pub max_file: usize,
+}
+
 /// `[tenants.NAME]`
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -224,6 +263,7 @@ impl Config {
             sections.flat_map(|section| section.upstream.headers.iter()).filter(|(_, value)| value.is_sensitive());
         let headers = values.filter_map(|(_, value)| value.to_str().ok().map(Secret::new));
         let tenants = self.tenants.values().map(|tenant| tenant.key.clone());
-        keys.chain(headers).chain(tenants).chain(self.server.admin_key.clone())
+        let operators = [&self.server.admin_key, &self.jobs.webhook_secret];
+        keys.chain(headers).chain(tenants).chain(operators.into_iter().flatten().cloned())
     }
 }

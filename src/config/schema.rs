@@ -9,7 +9,10 @@ use super::load::DEFAULTS;
 use super::raw::{Quiet, Raw};
 use super::secret::check_key;
 use super::section::Section;
-use super::{Config, Jitter, Log, LogFormat, Pool, Queue, Retry, Server, Tenant, presets, upstreams, values};
+use super::{
+    Config, Jitter, Jobs, Log, LogFormat, Pool, Queue, Retry, Server, Store, StoreUrl, Tenant, presets, upstreams,
+    values,
+};
 use crate::messages::Secret;
 
 /// What stands in for a retry policy until a file, at least the built-in one, has said its own.
@@ -27,7 +30,8 @@ const NO_RETRY: Retry = Retry {
 pub(super) fn read(file: &mut Section<'_>) -> Option<Config> {
     let has_tenants = file.has("tenants");
     let server = file.table("server", |section| server(section, has_tenants));
-    not_in_force(file, "store", store);
+    let is_store_told = file.is_told("store");
+    let store = file.table("store", |section| store(section, is_store_told));
     let queue = file.table("queue", queue);
     let retries = file.table("retry", |section| retry(section, NO_RETRY)).unwrap_or(NO_RETRY);
     let pool = file.table("pool", pool);
@@ -38,16 +42,18 @@ pub(super) fn read(file: &mut Section<'_>) -> Option<Config> {
     }
     let upstreams = file.table("upstreams", |all| upstreams::read_all(all, retries));
     let routes = file.table("routes", |all| upstreams::read_routes(all, &names));
-    not_in_force(file, "jobs", jobs);
+    let jobs = file.table("jobs", jobs);
     let admin_key = server.as_ref().and_then(|server| server.admin_key.clone());
     let tenants = file.table("tenants", |all| tenants(all, admin_key));
     Some(Config {
         server: server?,
+        store: store?,
         queue: queue?,
         pool: pool?,
         log: log?,
         upstreams: upstreams?,
         routes: routes.unwrap_or_default(),
+        jobs: jobs?,
         tenants: tenants.unwrap_or_default(),
         warnings: Vec::new(),
         effective: Vec::new(),
@@ -150,30 +156,33 @@ fn no_upstream(file: &Section<'_>) {
     file.problem("upstreams", origin, message);
 }
 
-/// Reads a section whose feature comes later: checked all the same, and worth a line when somebody set it.
-fn not_in_force<'a>(file: &mut Section<'a>, key: &'a str, read: impl FnOnce(&mut Section<'a>)) {
-    if !file.is_told(key) {
-        return file.skip(key);
-    }
-    file.warn(key, file.origin_of(key), "is not in force yet");
-    file.table(key, read);
-}
-
-fn store(section: &mut Section<'_>) {
-    if let Some((url, origin)) = section.raw::<Quiet>("url") {
+fn store(section: &mut Section<'_>, is_told: bool) -> Store {
+    let url = section.raw::<Quiet>("url").and_then(|(url, origin)| {
         let shown = url.masked().toml();
         match values::store_url(&url) {
-            Ok(()) => section.note("url", shown, origin),
-            Err(message) => section.problem("url", origin, message),
+            Ok(url) => {
+                section.note("url", shown, origin);
+                Some(url)
+            }
+            Err(message) => {
+                section.problem("url", origin, message);
+                None
+            }
         }
+    });
+    Store {
+        url: url.unwrap_or(StoreUrl::Memory),
+        is_told,
+        keep_results_for: section.get("keep_results_for", values::duration).unwrap_or_default(),
     }
-    section.get("keep_results_for", values::duration);
 }
 
-fn jobs(section: &mut Section<'_>) {
-    section.secret("webhook_secret", values::webhook_secret);
-    section.get("webhook_allow_private", values::any::<bool>);
-    section.get("max_file", values::size);
+fn jobs(section: &mut Section<'_>) -> Jobs {
+    Jobs {
+        webhook_secret: section.secret("webhook_secret", values::webhook_secret),
+        webhook_allow_private: section.get("webhook_allow_private", values::any).unwrap_or_default(),
+        max_file: section.get("max_file", values::size).unwrap_or_default(),
+    }
 }
 
 /// Reads `[tenants]`. A key tells who is calling, so no two may be the same, the operator's included.

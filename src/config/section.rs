@@ -193,12 +193,6 @@ impl<'a> Section<'a> {
         self.left.get(key).is_some_and(|value| origin_of(value) != DEFAULTS)
     }
 
-    /// Passes over `key`, known but of no interest now.
-    pub(super) fn skip(&mut self, key: &'a str) {
-        self.known.push(key);
-        self.left.remove(key);
-    }
-
     /// Refuses `key` if it is set.
     pub(super) fn refuse(&mut self, key: &'a str, message: &str) {
         self.known.push(key);

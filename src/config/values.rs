@@ -12,8 +12,8 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::check::did_you_mean;
 use super::raw::{Quiet, Scalar};
-use super::trust;
 use super::units::{parse_duration, parse_size};
+use super::{StoreUrl, trust};
 use crate::messages::Authorities;
 
 /// Takes the value as it is.
@@ -203,15 +203,22 @@ pub(super) fn base_url(Quiet(value): Quiet) -> Result<Arc<str>, String> {
 }
 
 /// Where jobs are kept. Its password must not be repeated, in a problem or elsewhere.
-pub(super) fn store_url(Quiet(value): &Quiet) -> Result<(), String> {
+/// Where the store is. What is wrong with it is said without repeating it: it may hold a password.
+pub(super) fn store_url(Quiet(value): &Quiet) -> Result<StoreUrl, String> {
     let is_postgres =
         ["postgres://", "postgresql://"].iter().any(|scheme| value.len() > scheme.len() && value.starts_with(scheme));
-    let is_sqlite = value.strip_prefix("sqlite:").is_some_and(|path| !path.is_empty());
-    if is_postgres || is_sqlite {
-        return Ok(());
+    if is_postgres {
+        return Err(
+            "names PostgreSQL, which is not in force yet and would not keep what it is given; write \"sqlite:FILE\""
+                .into(),
+        );
     }
-    Err("is not a store; write \"sqlite:FILE\", \"sqlite::memory:\" or \"postgres://user:password@host/database\""
-        .into())
+    match value.strip_prefix("sqlite:") {
+        Some(":memory:") => return Ok(StoreUrl::Memory),
+        Some(path) if !path.is_empty() => return Ok(StoreUrl::Sqlite(path.into())),
+        _ => {}
+    }
+    Err("is not a store; write \"sqlite:FILE\", or \"sqlite::memory:\" to keep nothing".into())
 }
 
 /// The key that a webhook secret stands for: `whsec_` and 24 to 64 bytes in base64, as Standard Webhooks has it. An error

@@ -46,7 +46,7 @@ pub(crate) struct Delivery {
     /// Its `webhook-id`, the same at each attempt, by which receivers know it again: the job's or batch's id.
     pub(crate) id: String,
     /// Where to; checked by [`url::check`] when it was accepted.
-    pub(crate) url: String,
+    pub(crate) url: Arc<str>,
     /// JSON, the same at each attempt.
     pub(crate) body: Bytes,
     /// Attempts made before this one.
@@ -153,7 +153,7 @@ impl Webhooks {
         headers.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Some(HttpRequest {
             upstream: self.upstream.clone(),
-            url: delivery.url.clone(),
+            url: delivery.url.to_string(),
             chosen_by: self.chosen_by,
             headers,
             body: delivery.body.clone(),

@@ -13,9 +13,12 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
+#[allow(dead_code)] // until jobs use it
+mod job;
 pub(crate) mod json;
 mod learned;
 mod limit_report;
+mod memories;
 mod outcome;
 mod price;
 mod redact;
@@ -40,11 +43,13 @@ pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
 pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
+pub use job::{BatchId, FileId, JobId, JobStatus, NoId};
 pub use learned::{
     GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
 };
 pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
 pub use limit_report::{Dimension, Scope};
+pub(crate) use memories::{AskMemories, Memory, Recollection};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
 pub use price::Price;
 pub(crate) use redact::Redactor;

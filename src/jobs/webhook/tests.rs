@@ -42,7 +42,7 @@ fn over_sockets(allow_private: bool) -> Webhooks {
     webhooks
 }
 
-fn delivery(url: impl Into<String>) -> Delivery {
+fn delivery(url: impl Into<Arc<str>>) -> Delivery {
     Delivery { id: "job_1".into(), url: url.into(), body: BODY.into(), made: 0 }
 }
 

@@ -1,0 +1,51 @@
+//! What must survive: the contract every kind of store keeps, and the way to one.
+//!
+//! [`Store`] is how the rest of the program reaches it: work is handed over as a closure and resolves when what it changed is
+//! durable. `writer` runs what has gathered in one transaction (group commit, without timers), on a thread of its own; reads
+//! run beside it. A kind is an [`Engine`]: `memory` keeps nothing beyond the process, `sqlite` is one file.
+//!
+//! The contract is one trait a noun, reads apart from changes: [`jobs`], `outbox`, `memories`. It is written so that PostgreSQL
+//! can be another kind: every change names its owner (one opening of the store) and is refused when the row is another's by
+//! now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
+
+pub(crate) mod jobs;
+pub(crate) mod memories;
+pub(crate) mod outbox;
+
+use jobs::{JobChanges, JobRecords};
+use memories::{MemoryChanges, MemoryRecords};
+use outbox::{OutboxChanges, OutboxRecords};
+
+/// Milliseconds of wall time since 1970.
+pub(crate) type Ms = i64;
+
+/// One opening of a store by one process. What it claimed is its own until it lets go or is gone; a later opening has a
+/// greater number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Owner(pub(crate) i64);
+
+/// Everything that can be read.
+pub(crate) trait Records: JobRecords + OutboxRecords + MemoryRecords {}
+
+impl<T: JobRecords + OutboxRecords + MemoryRecords> Records for T {}
+
+/// Everything that can be changed, and read, within a transaction.
+pub(crate) trait Changes: Records + JobChanges + OutboxChanges + MemoryChanges {}
+
+impl<T: Records + JobChanges + OutboxChanges + MemoryChanges> Changes for T {}
+
+/// Why a store could not do what it was asked. Whatever was asked of it in that transaction has not happened, save for
+/// [`StoreError::Io`]: then it may have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum StoreError {
+    /// There is no room on the disk.
+    Full(String),
+    /// The disk or the database failed in a way that leaves open what is on it: nothing more may be asked of this opening.
+    Io(String),
+    /// What is on the disk is damaged.
+    Corrupt(String),
+    /// More waits than can be written in a useful time.
+    Behind,
+    /// It is closed.
+    Closed,
+}
