@@ -25,7 +25,9 @@ use self::receivers::Receivers;
 use self::schedule::Verdict;
 use self::signature::Signer;
 use crate::clock::{self, Dice, Instant};
-use crate::messages::{Authorities, CallId, FailureKind, Headers, Phase, Secret, Timeouts, Upstream, UpstreamKind};
+use crate::messages::{
+    Authorities, CallId, FailureKind, Headers, JobId, Phase, Secret, Timeouts, Upstream, UpstreamKind,
+};
 use crate::pool::transport::{BodyStream, ChosenBy, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::providers::classify;
 use crate::telemetry::webhooks as events;
@@ -43,8 +45,8 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// A webhook to be told.
 #[derive(Clone)]
 pub(crate) struct Delivery {
-    /// Its `webhook-id`, the same at each attempt, by which receivers know it again: the job's or batch's id.
-    pub(crate) id: String,
+    /// Whose end it tells. Its id is the `webhook-id`, by which receivers know the same webhook again.
+    pub(crate) job: JobId,
     /// Where to; checked by [`url::check`] when it was accepted.
     pub(crate) url: Arc<str>,
     /// JSON, the same at each attempt.
@@ -57,7 +59,7 @@ impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut shown = f.debug_struct("Delivery");
         shown
-            .field("id", &self.id)
+            .field("job", &self.job)
             .field("to", &url::origin(&self.url))
             .field("made", &self.made)
             .finish_non_exhaustive()
@@ -120,45 +122,42 @@ impl Webhooks {
         Box::pin(async move {
             let (start, origin, made) = (clock::now(), url::origin(&delivery.url), delivery.made.saturating_add(1));
             let wait = |asked| schedule::wait(made, asked, &mut dice.borrow_mut());
-            let (why, wait) = match request {
-                None => ("its id cannot be signed".to_owned(), None),
-                Some(request) => match attempt(request, &*transport, &receivers, limit, now).await {
-                    Ok(answer) => match schedule::judge(answer.status) {
-                        Verdict::Delivered => {
-                            events::webhook_delivered(&delivery.id, origin, made, since(start));
-                            return DeliveryEnd::Delivered;
-                        }
-                        Verdict::Unwanted => ("the receiver answered 410: it wants no more".to_owned(), None),
-                        Verdict::Failed => (format!("the receiver answered {}", answer.status), wait(answer.asked)),
-                    },
-                    Err(lost) => (lost.why, wait(None)),
+            let (why, wait) = match attempt(request, &*transport, &receivers, limit, now).await {
+                Ok(answer) => match schedule::judge(answer.status) {
+                    Verdict::Delivered => {
+                        events::webhook_delivered(delivery.job, origin, made, since(start));
+                        return DeliveryEnd::Delivered;
+                    }
+                    Verdict::Unwanted => ("the receiver answered 410: it wants no more".to_owned(), None),
+                    Verdict::Failed => (format!("the receiver answered {}", answer.status), wait(answer.asked)),
                 },
+                Err(lost) => (lost.why, wait(None)),
             };
             match wait {
                 Some(after) => {
-                    events::webhook_failed(&delivery.id, origin, made, since(start), &why, after);
+                    events::webhook_failed(delivery.job, origin, made, since(start), &why, after);
                     DeliveryEnd::Again { after }
                 }
                 None => {
-                    events::webhook_given_up(&delivery.id, origin, made, &why);
+                    events::webhook_given_up(delivery.job, origin, made, &why);
                     DeliveryEnd::GivenUp { why }
                 }
             }
         })
     }
 
-    fn request(&self, delivery: &Delivery, now: SystemTime) -> Option<HttpRequest> {
+    fn request(&self, delivery: &Delivery, now: SystemTime) -> HttpRequest {
         let unix_seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let mut headers = self.signer.headers(&delivery.id, unix_seconds, &delivery.body)?;
+        let mut headers = self.signer.headers(delivery.job, unix_seconds, &delivery.body);
         headers.push(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Some(HttpRequest {
+        HttpRequest {
             upstream: self.upstream.clone(),
             url: delivery.url.to_string(),
             chosen_by: self.chosen_by,
             headers,
             body: delivery.body.clone(),
             call: CallId::new(),
-        })
+        }
     }
 }
 

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
+use crate::messages::JobId;
+
 /// The receiver has it.
-pub(crate) fn webhook_delivered(id: &str, origin: &str, attempt: u32, took: Duration) {
-    tracing::info!(webhook = id, origin, attempt, ms = millis(took), "webhook delivered");
+pub(crate) fn webhook_delivered(job: JobId, origin: &str, attempt: u32, took: Duration) {
+    tracing::info!(%job, origin, attempt, ms = millis(took), "webhook delivered");
 }
 
 /// An attempt failed; there will be another.
-pub(crate) fn webhook_failed(id: &str, origin: &str, attempt: u32, took: Duration, why: &str, again_in: Duration) {
+pub(crate) fn webhook_failed(job: JobId, origin: &str, attempt: u32, took: Duration, why: &str, again_in: Duration) {
     let again_s = again_in.as_secs();
-    tracing::warn!(webhook = id, origin, attempt, ms = millis(took), why, again_s, "webhook failed: it is tried again");
+    tracing::warn!(%job, origin, attempt, ms = millis(took), why, again_s, "webhook failed: it is tried again");
 }
 
 /// There will be no further attempt: its receiver has to ask for the result.
-pub(crate) fn webhook_given_up(id: &str, origin: &str, attempts: u32, why: &str) {
-    tracing::error!(webhook = id, origin, attempts, why, "webhook given up: its receiver was not told");
+pub(crate) fn webhook_given_up(job: JobId, origin: &str, attempts: u32, why: &str) {
+    tracing::error!(%job, origin, attempts, why, "webhook given up: its receiver was not told");
 }
 
 /// A receiver keeps still: for a while its webhooks fail untried, but for one at a time.
