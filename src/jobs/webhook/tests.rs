@@ -151,6 +151,24 @@ fn a_receiver_that_hangs_takes_fifteen_seconds_and_no_more() {
 }
 
 #[test]
+fn of_an_answers_body_little_is_read() {
+    in_virtual_time(async {
+        let read = Rc::new(RefCell::new(0));
+        let counted = read.clone();
+        let webhooks = scripted(move |_| {
+            let counted = counted.clone();
+            let chunks = stream::iter((0..1024).map(move |_| {
+                *counted.borrow_mut() += 1024;
+                Ok(Bytes::from_static(&[b'x'; 1024]))
+            }));
+            async move { Ok(HttpResponse::new(200, Headers::new(), Box::pin(chunks))) }
+        });
+        assert_eq!(webhooks.deliver(delivery(HOOK), noon()).await, DeliveryEnd::Delivered);
+        assert_eq!(*read.borrow(), MAX_ANSWER + 1024);
+    });
+}
+
+#[test]
 fn a_dead_receiver_with_many_webhooks_does_not_hold_up_the_others() {
     in_virtual_time(async {
         let tried = Rc::new(RefCell::new(0));
