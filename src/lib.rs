@@ -57,6 +57,7 @@ mod jobs;
 mod messages;
 mod pool;
 mod providers;
+#[allow(dead_code)] // until files and what was learned are kept there
 mod store;
 mod system;
 mod telemetry;

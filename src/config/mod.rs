@@ -35,6 +35,7 @@ pub use check::{Problem, Problems};
 pub use load::Sources;
 pub use prices::Prices;
 pub use units::{parse_duration, parse_size};
+pub(crate) use values::webhook_key;
 
 /// Where a call may go: an upstream's name, and that upstream's name for the model.
 pub type Target = (Arc<str>, Arc<str>);

@@ -2,7 +2,7 @@
 //!
 //! Owns the [`Switchboard`]: every accepted call, every budget, every timer. Hears calls and their callers' departure
 //! (`Submit`, `Call`, `Cancel`), the pool's slots and what becomes of attempts (`SlotUp`, `SlotGone`, `Opened`,
-//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`) and itself, later (`WakeDue`). Says
+//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`, `AskMemories`) and itself, later (`WakeDue`). Says
 //! `RunAttempt` and `Abort` to slots and `NeedSlots` to the pool. When it dies, the ledger dies with it: every waiting
 //! caller's reply is dropped, which the handle turns into one `restarting` error each.
 
@@ -21,8 +21,9 @@ use super::switchboard::{Order, Switchboard};
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
-    Abort, AskHealth, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, Durable, EndAll, Error, ErrorKind,
-    Health, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Status, Stop,
+    Abort, AskHealth, AskMemories, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, Durable, EndAll,
+    Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp,
+    Status, Stop,
 };
 
 /// Handle to dispatcher: a call whose body has been admitted already.
@@ -330,6 +331,14 @@ impl Handler<AskStatus> for Dispatcher {
 
     fn handle(&mut self, _: AskStatus, ctx: &mut Context<Self>) -> Status {
         self.with_board(ctx, |board, now| board.status(now))
+    }
+}
+
+impl Handler<AskMemories> for Dispatcher {
+    type Result = Vec<Memory>;
+
+    fn handle(&mut self, ask: AskMemories, ctx: &mut Context<Self>) -> Vec<Memory> {
+        self.with_board(ctx, |board, now| board.memories(ask, now))
     }
 }
 

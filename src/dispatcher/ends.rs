@@ -25,6 +25,9 @@ use crate::messages::{
 use crate::providers::classify::{Fate, fate, is_retryable};
 use crate::telemetry::events;
 
+/// A shorter hold is over before the next process could run into it.
+const WORTH_KEEPING: Duration = Duration::from_secs(5);
+
 impl Switchboard {
     /// A stream has shown its first content: the caller gets it, and the call has had its end.
     pub(crate) fn opened(&mut self, opened: Opened, now: Instant) {
@@ -93,7 +96,12 @@ impl Switchboard {
         self.hear(lane, Sign::of(&end), asked, now);
         let mut stranded = Vec::new();
         match kept {
-            Some(Kept::Account(until)) => events::account_held(&account.id, until - now),
+            Some(Kept::Account(until)) => {
+                events::account_held(&account.id, until - now);
+                if until > now + WORTH_KEEPING {
+                    self.lanes[lane].keep(&account);
+                }
+            }
             Some(Kept::Model { group, until, is_news }) => {
                 let latest = self.lanes[lane].used_up.entry(group).or_insert(until);
                 *latest = until.max(*latest);
@@ -101,6 +109,7 @@ impl Switchboard {
                     stranded = self.lanes[lane].line.due_before_of(clock::far(now), group);
                 }
                 if is_news {
+                    self.lanes[lane].keep(&account);
                     let target = self.ledger.get(id.call).map(|entry| &entry.targets[entry.target]);
                     events::day_used_up(&account.id, target.and_then(|target| target.model.as_deref()), until - now);
                 }
@@ -263,6 +272,7 @@ impl Switchboard {
                 Some(length) => events::out_of_money(&account.id, failure.status(), length),
                 None => {} // it was under way when the rest began
             }
+            desk.keeping.is_urgent = true;
             way_out.last_refusal = Some(final_error(failure, &way_out.upstream.name, 1));
         } else if failure.status().is_some_and(|status| status < 500) {
             desk.budget.wake(now);

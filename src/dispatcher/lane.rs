@@ -13,6 +13,7 @@ use super::desks::{Desk, Desks, Way};
 use super::groups::Groups;
 use super::ledger::Entry;
 use super::line::{Line, Place};
+use super::remembering::Keeping;
 use super::retry::RetryBudget;
 use super::tally::Tally;
 use super::timers::DueKey;
@@ -62,6 +63,7 @@ impl Lane {
         let desk = |account: &Arc<Account>| Desk {
             account: Arc::clone(account),
             budget: Budget::new(section.limits, slots, now),
+            keeping: Keeping::default(),
         };
         Self {
             upstream: Arc::clone(&section.upstream),

@@ -88,6 +88,7 @@ impl Switchboard {
         }
         // What has changed meanwhile is a reload to them like any other.
         board.reconfigure(config, now);
+        board.recall(legacy.recollections(), now);
         board
     }
 

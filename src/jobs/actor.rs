@@ -391,7 +391,10 @@ impl Handler<Came> for Jobs {
                 self.tasks.prune = None;
                 self.next_prune = now.saturating_add(millis(PRUNE_EVERY));
             }
-            Came::Sent(sent) => self.outbox.hear(sent),
+            Came::Sent(sent) => {
+                let to = ctx.address();
+                self.outbox.hear(sent, now, move |sent| to.do_send(Came::Sent(sent)));
+            }
         }
         self.go_on(ctx);
     }

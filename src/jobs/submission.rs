@@ -85,7 +85,7 @@ pub(crate) fn check_webhook(url: &str, config: &Config) -> Result<(), Error> {
         let message = "`webhook` cannot be told: the operator has set no [jobs] webhook_secret to sign it with.";
         return Err(invalid(message, "webhook"));
     }
-    super::webhook_url(url, config.jobs.webhook_allow_private)
+    super::webhook::url::check(url, config.jobs.webhook_allow_private)
         .map_err(|problem| invalid(format!("`webhook` {problem}."), "webhook"))
 }
 

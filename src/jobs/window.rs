@@ -142,16 +142,6 @@ impl Window {
         self.open.first().map(|(at, _)| *at)
     }
 
-    /// Jobs that are out, of all queues.
-    pub(super) fn out(&self) -> usize {
-        self.queues.values().map(|state| state.out).sum()
-    }
-
-    /// Jobs of a queue that are out.
-    pub(super) fn out_of(&self, queue: &str) -> usize {
-        self.queues.get(queue).map_or(0, |state| state.out)
-    }
-
     /// As many jobs of one queue as may be out.
     fn most(&self) -> usize {
         (MOST_OF_ALL / self.queues.len().max(1)).clamp(1, MOST_OF_ONE)

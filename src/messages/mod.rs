@@ -13,11 +13,13 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
+#[allow(dead_code)] // until there are files
 mod job;
 mod journal;
 pub(crate) mod json;
 mod learned;
 mod limit_report;
+mod memories;
 mod outcome;
 mod price;
 mod redact;
@@ -49,6 +51,7 @@ pub use learned::{
 };
 pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
 pub use limit_report::{Dimension, Scope};
+pub(crate) use memories::{AskMemories, Memory, Recollection};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
 pub use price::Price;
 pub(crate) use redact::Redactor;

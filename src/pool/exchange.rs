@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::relay;
 use super::request_actor::Lines;
-use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
+use super::transport::{BodyStream, ChosenBy, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
 use crate::messages::{
     AttemptEnd, Envelope, Error, ErrorKind, Failure, FailureKind, Headers, LimitReport, Phase, RunAttempt, Sent,
@@ -50,7 +50,14 @@ pub(super) async fn run(
         }
     }
     let first_byte = clock::now() + patience;
-    let request = HttpRequest { upstream: attempt.account.upstream.clone(), url, headers, body, call: attempt.id.call };
+    let request = HttpRequest {
+        upstream: attempt.account.upstream.clone(),
+        url,
+        chosen_by: ChosenBy::Operator,
+        headers,
+        body,
+        call: attempt.id.call,
+    };
 
     let head = tokio::select! {
         biased;

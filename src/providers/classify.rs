@@ -147,7 +147,7 @@ fn after(status: u16, headers: &Headers, error: &ErrorBody, now: SystemTime) -> 
 }
 
 /// `Retry-After`: seconds, fractions of them, or a date.
-fn retry_after(value: &str, headers: &Headers, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, headers: &Headers, now: SystemTime) -> Option<Duration> {
     if let Some(length) = waits::plain(value, Duration::from_secs(1)) {
         return Some(length);
     }

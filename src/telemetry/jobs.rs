@@ -29,6 +29,14 @@ pub(crate) fn store_failed(at: &'static str, error: &dyn std::fmt::Debug) {
     tracing::error!(at, ?error, "the store failed");
 }
 
+/// Webhooks are due that nothing can sign.
+pub(crate) fn webhooks_wait(count: usize) {
+    tracing::warn!(
+        count,
+        "webhooks wait: there is no [jobs] webhook_secret any more to sign them with; set it and reload"
+    );
+}
+
 /// Jobs that an earlier process, or a crash, left in the middle.
 pub(crate) fn jobs_rescued(count: usize) {
     tracing::info!(count, "jobs taken up that were left in the middle");

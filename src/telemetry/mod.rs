@@ -9,3 +9,4 @@ pub(crate) mod jobs;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
 pub(crate) mod store;
+pub(crate) mod webhooks;
