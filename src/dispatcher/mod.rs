@@ -44,4 +44,5 @@ pub use actor::Dispatcher;
 pub(crate) use actor::{CrashIn, MESSAGES_PER_TURN};
 pub(crate) use actor::{PoolLine, Reconfigure, Submit, draining, restarting};
 pub(crate) use admission::{Admission, Admitted};
+pub(crate) use intake::nobody_serves;
 pub(crate) use legacy::Legacy;

@@ -13,6 +13,7 @@ mod errors;
 mod guard;
 mod headers;
 mod idempotency;
+mod jobs;
 mod listener;
 mod models;
 mod operations;
@@ -152,4 +153,5 @@ fn v1(config: &mut web::ServiceConfig) {
         config.service(calls::resource(endpoint));
     }
     models::routes(config);
+    jobs::routes(config);
 }

@@ -13,8 +13,9 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
-#[allow(dead_code)] // until jobs use it
+#[allow(dead_code)] // until there are files
 mod job;
+mod journal;
 pub(crate) mod json;
 mod learned;
 mod limit_report;
@@ -43,7 +44,8 @@ pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
 pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
-pub use job::{BatchId, FileId, JobId, JobStatus, NoId};
+pub use job::{BatchId, FileId, Job, JobId, JobStatus, NoId};
+pub(crate) use journal::{Durable, Journal, Recorded};
 pub use learned::{
     GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
 };
@@ -57,8 +59,8 @@ pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub(crate) use status::AskStatus;
 pub use status::{
-    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, LatencyStatus, ModelStatus, NextStatus, PoolStatus,
-    RetriesStatus, Status, UpstreamStatus, UsedStatus, WaitingStatus,
+    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, JobsStatus, LatencyStatus, ModelStatus, NextStatus,
+    PoolStatus, QueueStatus, RetriesStatus, Status, UpstreamStatus, UsedStatus, WaitingStatus,
 };
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, Tether, stream};

@@ -111,7 +111,7 @@ pub(crate) struct Start {
 }
 
 /// How an attempt ended, for the record.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct AttemptRecord {
     pub(crate) ended_at: Ms,
     /// The upstream's status, if it gave one.
@@ -225,6 +225,25 @@ pub(crate) struct QueueDepth {
     pub(crate) next_due: Option<Ms>,
 }
 
+/// An attempt on record.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct KeptAttempt {
+    /// Counted from 1 over the job's life.
+    pub(crate) number: u32,
+    pub(crate) upstream: Arc<str>,
+    /// The number of the upstream's key.
+    pub(crate) key: u32,
+    pub(crate) started_at: Ms,
+    /// Nothing while it is under way. That of an ended job has nothing when its end was never heard of: it may be billed.
+    pub(crate) record: Option<AttemptRecord>,
+}
+
+/// The failure on record of an attempt that was under way when its process went.
+pub(crate) const LOST: &str = "lost";
+
+/// All priorities, in the order of claims.
+pub(super) const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+
 /// For how long what is kept of ended jobs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
@@ -241,11 +260,17 @@ pub(crate) trait JobRecords {
     /// One job, with its end; `None` where `tenant` has none of that id.
     fn job(&self, id: JobId, tenant: Option<&str>) -> Result<Option<JobRecord>, StoreError>;
 
+    /// The same, whosever it is: for what is told of it to whom it named.
+    fn job_of_anyone(&self, id: JobId) -> Result<Option<JobRecord>, StoreError>;
+
     /// Jobs without their ends, newest first. Lines of batches are not among them.
     fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
 
     /// The request of a job, while it is kept.
     fn body(&self, id: JobId) -> Result<Option<Bytes>, StoreError>;
+
+    /// The attempts of a job on record, in order; they outlive it.
+    fn attempts(&self, id: JobId) -> Result<Vec<KeptAttempt>, StoreError>;
 
     /// Every queue that has ready jobs. Walks them all: for the start, not for every call.
     fn queues(&self) -> Result<Vec<QueueDepth>, StoreError>;
@@ -261,13 +286,13 @@ pub(crate) trait JobChanges {
 
     fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError>;
 
-    /// `false`: it is not the owner's any more, and must not be made.
+    /// `false`: it is not the owner's any more, is running already or has had this attempt: it must not be made.
     fn start(&mut self, start: &Start) -> Result<bool, StoreError>;
 
     /// `false`: it is not the owner's any more; what the attempt used is on record all the same.
     fn again(&mut self, again: &Again) -> Result<bool, StoreError>;
 
-    /// `false`: it is not the owner's any more.
+    /// `false`: it is not the owner's any more, or is running.
     fn put_back(&mut self, back: &PutBack) -> Result<bool, StoreError>;
 
     /// `false`: it has its end already, or is not the owner's any more: the first end stays, what the attempt used is on
@@ -283,6 +308,7 @@ pub(crate) trait JobChanges {
     /// their attempt on record as maybe billed, save for those that may be made at most once: they end as unknown. Gives how many.
     fn rescue(&mut self, owner: Owner, now: Ms, limit: usize) -> Result<usize, StoreError>;
 
-    /// Removes at most `limit` rows of what is kept no longer; gives how many.
+    /// Removes at most `limit` rows of what is kept no longer; gives how many. Lines of batches lose their bodies only: their
+    /// results go with their batch.
     fn prune(&mut self, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
 }

@@ -2,19 +2,37 @@
 //!
 //! [`Store`] is how the rest of the program reaches it: work is handed over as a closure and resolves when what it changed is
 //! durable. `writer` runs what has gathered in one transaction (group commit, without timers), on a thread of its own; reads
-//! run beside it. A kind is an [`Engine`]: `memory` keeps nothing beyond the process, `sqlite` is one file.
+//! run beside it. A kind is an `Engine`: `memory` keeps nothing beyond the process, `sqlite` is one file.
 //!
 //! The contract is one trait a noun, reads apart from changes: [`jobs`], `outbox`, `memories`. It is written so that PostgreSQL
 //! can be another kind: every change names its owner (one opening of the store) and is refused when the row is another's by
 //! now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
 
+mod engine;
+mod handle;
 pub(crate) mod jobs;
 pub(crate) mod memories;
+mod memory;
+mod open_error;
 pub(crate) mod outbox;
+mod planted;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+#[cfg(test)]
+mod tests;
+#[cfg(feature = "sqlite")]
+mod writer;
 
+#[allow(unused_imports)] // until jobs use it
+pub(crate) use handle::Store;
 use jobs::{JobChanges, JobRecords};
 use memories::{MemoryChanges, MemoryRecords};
+pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};
+
+use crate::clock::Dice;
+#[cfg(feature = "sqlite")]
+use crate::clock::{self, WallClock};
 
 /// Milliseconds of wall time since 1970.
 pub(crate) type Ms = i64;
@@ -48,4 +66,16 @@ pub(crate) enum StoreError {
     Behind,
     /// It is closed.
     Closed,
+}
+
+/// The wall time now, for an opening: whatever is asked of an open store brings its own.
+#[cfg(feature = "sqlite")]
+fn wall_now() -> Ms {
+    let now = WallClock::new().at(clock::now()).duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| Ms::try_from(since.as_millis()).unwrap_or(Ms::MAX))
+}
+
+/// The number that a new store's ids begin with: 23 rolled bits above the 40 that count.
+fn first_id(dice: &mut Dice) -> i64 {
+    i64::try_from(dice.number() >> 41).unwrap_or_default() << 40
 }

@@ -5,5 +5,8 @@ pub(crate) mod access;
 pub(crate) mod events;
 #[cfg(feature = "gateway")]
 pub(crate) mod gateway;
+pub(crate) mod jobs;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
+pub(crate) mod store;
+pub(crate) mod webhooks;

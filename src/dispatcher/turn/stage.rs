@@ -105,7 +105,8 @@ impl Stage {
         let admitted = self.admission.admit(1).expect("there is room");
         self.note(format_args!("call {number}: {tokens} of {model}, {priority:?}"));
         self.board.run_due(self.now);
-        self.board.accept(Submit { id, request: Arc::new(request), admitted, seat: None, reply }, self.now);
+        self.board
+            .accept(Submit { id, request: Arc::new(request), admitted, seat: None, durable: None, reply }, self.now);
         self.settle();
         number
     }
