@@ -24,9 +24,9 @@ use tokio::task::AbortHandle;
 
 use super::calls::bad_header;
 use crate::clock::{self, Instant, WallClock};
+use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Meta, Outcome, Request, StreamSender, stream};
 use crate::store::{Ms, Store};
 use crate::telemetry;
-use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Meta, Outcome, Request, StreamSender, stream};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 

@@ -77,7 +77,8 @@ impl Shared {
     /// What handlers on the thread `seat` share with each other and, through `draining`, with all threads.
     pub(crate) fn new(forebay: Forebay, seat: Option<SeatId>, draining: Arc<AtomicBool>) -> Self {
         let doors = RefCell::new(Doors::of(forebay.config()));
-        Self { forebay, seat, on_loopback: true, shelf: idempotency::Shelf::default(), draining, doors }
+        let shelf = idempotency::Shelf::with(forebay.store());
+        Self { forebay, seat, on_loopback: true, shelf, draining, doors }
     }
 
     /// The same, which shares its calls with an `Idempotency-Key` with others.

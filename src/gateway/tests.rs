@@ -24,7 +24,7 @@ use crate::clock::in_virtual_time;
 use crate::config::Config;
 use crate::messages::{FailureKind, Sent};
 use crate::pool::transport::{HttpResponse, LocalFuture, MemoryTransport, Scripted, TransportError};
-use crate::system::Forebay;
+use crate::system::{Builder, Forebay};
 
 const CHAT: &str = r#"{"model": "m",  "messages": [], "n":1.0}"#;
 const STREAMED: &str = r#"{"model":"m","messages":[],"stream":true}"#;
@@ -41,8 +41,16 @@ async fn gateway(
     config: Config,
     upstream: impl Fn(u32) -> LocalFuture<Answered> + Send + Sync + 'static,
 ) -> impl Service<HttpRequest, Response = ServiceResponse<BoxBody>, Error = actix_web::Error> {
+    gateway_of(Forebay::builder(config), upstream).await
+}
+
+/// The same, of a system that differs from the ordinary one.
+async fn gateway_of(
+    builder: Builder,
+    upstream: impl Fn(u32) -> LocalFuture<Answered> + Send + Sync + 'static,
+) -> impl Service<HttpRequest, Response = ServiceResponse<BoxBody>, Error = actix_web::Error> {
     let upstream = Arc::new(upstream);
-    let forebay = Forebay::builder(config)
+    let forebay = builder
         .seed(1)
         .transport(move || {
             let (upstream, attempts) = (Arc::clone(&upstream), Cell::new(0));

@@ -25,6 +25,8 @@ mod writer;
 
 #[allow(unused_imports)] // until jobs use it
 pub(crate) use handle::Store;
+use std::fmt;
+
 use jobs::{JobChanges, JobRecords};
 use memories::{MemoryChanges, MemoryRecords};
 pub(crate) use open_error::OpenError;
@@ -66,6 +68,18 @@ pub(crate) enum StoreError {
     Behind,
     /// It is closed.
     Closed,
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Full(why) => write!(f, "there is no room on the store's disk: {why}"),
+            StoreError::Io(why) => write!(f, "the store's disk has failed: {why}"),
+            StoreError::Corrupt(why) => write!(f, "the store is damaged: {why}"),
+            StoreError::Behind => f.write_str("more waits than the store can write in a useful time"),
+            StoreError::Closed => f.write_str("the store is closed"),
+        }
+    }
 }
 
 /// The wall time now, for an opening: whatever is asked of an open store brings its own.

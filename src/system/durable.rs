@@ -6,10 +6,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::handle::Forebay;
+use super::keeping;
 use super::root::Shared;
 use crate::config::StoreUrl;
 use crate::jobs::{DrainJobs, Registry, end_error};
-use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome};
+use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome, Recollection};
 use crate::store::Store;
 use crate::store::jobs::{JobEnd, JobRecord};
 
@@ -48,6 +49,16 @@ impl Durable {
         let registry = self.opened.get_or_init(|| Registry::new(store));
         self.is_open.notify_waiters();
         Ok((registry, true))
+    }
+
+    /// What earlier processes learned; opens the store at `url`.
+    ///
+    /// # Errors
+    /// `start_failed`, with the reason and the cure.
+    pub(super) async fn recollections(&self, url: &StoreUrl) -> Result<Vec<Recollection>, Error> {
+        let (registry, _) = self.get_or_open(url).await?;
+        let learned = keeping::recollections(registry.store()).await;
+        learned.map_err(|error| Error::new(ErrorKind::Start, format!("the store cannot be read: {error}")))
     }
 
     /// Takes `store` for its own.
@@ -104,6 +115,12 @@ impl Forebay {
             self.root().keep_jobs();
         }
         Ok(registry)
+    }
+
+    /// The store, where it is open.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn store(&self) -> Option<Store> {
+        self.shared().durable.get().map(|registry| registry.store().clone())
     }
 
     /// Resolves, with the reason, when the store has failed for good. Never without a store.

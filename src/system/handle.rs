@@ -11,6 +11,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::events::Events;
+use super::keeping;
 use super::root::{Rooted, Shared};
 use super::start::Builder;
 use super::threads::Threads;
@@ -186,6 +187,7 @@ impl Forebay {
             }
         }
         if let Some(registry) = self.0.shared.durable.get() {
+            keeping::keep(self.dispatcher(), registry.store().clone(), keeping::ALL).await;
             registry.store().close().await;
         }
         self.0.shared.stopped.store(true, Ordering::Relaxed);

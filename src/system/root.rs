@@ -15,6 +15,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::durable::Durable;
+use super::keeping;
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
@@ -131,8 +132,8 @@ impl Root {
         arbiters: Vec<actix_rt::ArbiterHandle>,
         dice: Dice,
         failed: watch::Sender<bool>,
+        legacy: Legacy,
     ) -> Self {
-        let legacy = Legacy::default();
         Self { shared, factory, arbiters, dice, legacy, assembly: 0, jobs: 0, deaths: VecDeque::new(), failed }
     }
 
@@ -188,8 +189,19 @@ impl Root {
         };
         let dice = Dice::seeded(self.dice.number());
         let watch = DeathWatch::new(ctx.address().recipient(), self.jobs, Part::Jobs);
+        if self.jobs == 1 {
+            ctx.run_interval(keeping::EVERY, |root, ctx| root.keep_learned(ctx));
+        }
         let jobs = Jobs::new(registry, way, &self.factory, dice, watch).start();
         *self.shared.jobs.write().unwrap_or_else(PoisonError::into_inner) = Some(jobs);
+    }
+
+    /// Has a little of what the dispatcher has learned kept.
+    fn keep_learned(&self, ctx: &mut Context<Self>) {
+        if let Some(registry) = self.shared.durable.get() {
+            let kept = keeping::keep(self.shared.dispatcher(), registry.store().clone(), keeping::A_FEW);
+            ctx.spawn(kept.into_actor(self));
+        }
     }
 
     /// Whether the system bears another death.

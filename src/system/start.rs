@@ -11,7 +11,7 @@ use super::root::{Root, Rooted, Shared};
 use super::threads::Threads;
 use crate::clock::Dice;
 use crate::config::Config;
-use crate::dispatcher::Admission;
+use crate::dispatcher::{Admission, Legacy};
 use crate::messages::{Error, ErrorKind};
 use crate::pool::transport::{self, Transport, TransportFactory};
 
@@ -101,13 +101,25 @@ impl Builder {
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
+        // Before there is a dispatcher: it begins with what was learned of its accounts.
+        let recollections = match opens_store {
+            true => shared.durable.recollections(&shared.config().store.url).await?,
+            false => Vec::new(),
+        };
         let (failed, failure) = watch::channel(false);
         let (dice, arbiters) = (self.dice, threads.arbiters.clone());
         let (ready, started) = oneshot::channel();
         let of_root = Arc::clone(&shared);
         threads.arbiters[0].spawn_fn(move || {
             // Whoever asked may be gone: then what was started ends here.
-            let _ = ready.send(Rooted::new(Root::new(of_root, factory, arbiters, dice, failed)));
+            let _ = ready.send(Rooted::new(Root::new(
+                of_root,
+                factory,
+                arbiters,
+                dice,
+                failed,
+                Legacy::of_earlier(recollections),
+            )));
         });
         let root = started.await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
         if !root.assembled().await {
@@ -115,7 +127,6 @@ impl Builder {
         }
         let forebay = Forebay::new(shared, root, threads, failure);
         if opens_store {
-            forebay.jobs().await?;
             forebay.root().keep_jobs();
         }
         Ok(forebay)

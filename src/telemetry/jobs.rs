@@ -21,12 +21,12 @@ pub(crate) fn job_goes_back(job: JobId) {
 }
 
 /// The store has not written what became of a job: it is asked again, unless it has failed for good.
-pub(crate) fn job_not_written(job: JobId, error: &dyn std::fmt::Debug) {
-    tracing::error!(%job, ?error, "the store has not written what became of a job");
+pub(crate) fn job_not_written(job: JobId, error: &dyn std::fmt::Display) {
+    tracing::error!(%job, %error, "the store has not written what became of a job");
 }
 
-pub(crate) fn store_failed(at: &'static str, error: &dyn std::fmt::Debug) {
-    tracing::error!(at, ?error, "the store failed");
+pub(crate) fn store_failed(at: &'static str, error: &dyn std::fmt::Display) {
+    tracing::error!(at, %error, "the store failed");
 }
 
 /// Webhooks are due that nothing can sign.

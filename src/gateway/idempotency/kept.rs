@@ -63,7 +63,8 @@ pub(super) fn found(kept: KeptAnswer) -> Option<(Result<Head, Error>, Bytes)> {
     let label: Label = serde_json::from_slice(&kept.headers).ok()?;
     let headers: Option<Headers> = label.headers.iter().map(|(name, value)| header(name, value)).collect();
     let headers = headers?;
-    let usage = label.usage.map(|(input_tokens, output_tokens)| Usage { input_tokens, output_tokens, ..Usage::default() });
+    let usage =
+        label.usage.map(|(input_tokens, output_tokens)| Usage { input_tokens, output_tokens, ..Usage::default() });
     let meta = Meta {
         upstream: label.upstream.as_deref().map(Into::into),
         attempts: label.attempts,
@@ -126,16 +127,21 @@ mod tests {
         assert!(keep(upstream()).is_none(), "another try may go well");
         assert!(keep(Error::new(crate::messages::ErrorKind::InvalidRequest, "x").lasting()).is_none());
         let (head, _) = found(keep(upstream().lasting()).expect("kept")).expect("readable");
-        let error = head.expect_err("an error");
+        let error = head.err().expect("an error");
         assert_eq!((error.status(), error.is_lasting()), (400, true));
         assert_eq!(&error.answer().expect("the upstream's").1[..], b"{}");
     }
 
     #[test]
     fn what_cannot_be_read_is_no_answer() {
-        let head = Head { status: 200, headers: Headers::new(), meta: Meta::default(), is_stream: false, is_replay: false };
+        let head =
+            Head { status: 200, headers: Headers::new(), meta: Meta::default(), is_stream: false, is_replay: false };
         let kept = keep(&name(), [0; 32], &Ok(head), Bytes::new(), 0).expect("kept");
-        for headers in [&b"{}"[..], b"", br#"{"headers":[["a b","c"]],"is_error":false,"is_stream":false,"attempts":1,"queued_ms":0}"#] {
+        for headers in [
+            &b"{}"[..],
+            b"",
+            br#"{"headers":[["a b","c"]],"is_error":false,"is_stream":false,"attempts":1,"queued_ms":0}"#,
+        ] {
             assert!(found(KeptAnswer { headers: Bytes::copy_from_slice(headers), ..kept.clone() }).is_none());
         }
     }

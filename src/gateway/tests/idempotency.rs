@@ -5,6 +5,7 @@ use futures_util::future::join;
 
 use super::*;
 use crate::gateway::testing::tenant;
+use crate::store::Store;
 
 const OTHER: &str = r#"{"model":"m","messages":[],"n":2}"#;
 
@@ -191,6 +192,72 @@ fn a_key_that_cannot_be_one_is_refused() {
             assert_eq!(response.status(), 400);
             let message = json(response).await["error"]["message"].to_string();
             assert!(message.contains("idempotency-key"), "{message}");
+        }
+    });
+}
+
+/// What an upstream counts that answers at once, with `status`, its number in each.
+fn numbered(status: u16, asked: &Arc<AtomicU32>) -> impl Fn(u32) -> LocalFuture<Answered> + Send + Sync + 'static {
+    let asked = Arc::clone(asked);
+    move |_| {
+        let number = asked.fetch_add(1, Relaxed) + 1;
+        at_once(Ok(Scripted::json(status, format!(r#"{{"choices":[],"number":{number}}}"#))))
+    }
+}
+
+#[test]
+fn an_answer_outlives_the_process_that_got_it() {
+    in_virtual_time(async {
+        let (store, asked) = (Store::memory(), Arc::new(AtomicU32::new(0)));
+        let process = || gateway_of(Forebay::builder(system("")).store(store.clone()), numbered(200, &asked));
+        let first = answer(&process().await, keyed(CHAT)).await;
+        assert!(!is_replay(&first));
+        let app = process().await;
+        let (again, once_more) = (answer(&app, keyed(CHAT)).await, answer(&app, keyed(CHAT)).await);
+        for response in [first, again, once_more] {
+            assert_eq!(header(&response, "x-forebay-upstream"), "up");
+            assert_eq!(header(&response, "content-type"), "application/json");
+            assert_eq!(test::read_body(response).await, r#"{"choices":[],"number":1}"#);
+        }
+        let other = answer(&process().await, keyed(OTHER)).await;
+        assert_eq!(other.status(), 409);
+        assert_eq!(json(other).await["error"]["code"], "idempotency_conflict");
+        assert_eq!(asked.load(Relaxed), 1);
+        clock::until(clock::now() + Duration::from_secs(86_401)).await;
+        let late = answer(&process().await, keyed(OTHER)).await;
+        assert_eq!((late.status().as_u16(), is_replay(&late), asked.load(Relaxed)), (200, false, 2), "a day is over");
+    });
+}
+
+#[test]
+fn a_whole_stream_outlives_the_process_and_a_broken_one_does_not() {
+    in_virtual_time(async {
+        let store = Store::memory();
+        let keyed = || keyed(STREAMED);
+        let process =
+            |breaks| gateway_of(Forebay::builder(system("")).store(store.clone()), move |_| at_once(dribbling(breaks)));
+        let (_, is_clean) = read(answer(&process(true).await, keyed()).await).await;
+        assert!(!is_clean);
+        let (made, is_clean) = read(answer(&process(false).await, keyed()).await).await;
+        assert!(is_clean, "the one that broke has freed the key");
+        let again = answer(&process(true).await, keyed()).await;
+        assert!(is_replay(&again) && header(&again, "content-type").starts_with("text/event-stream"));
+        assert_eq!(read(again).await, (made, true));
+    });
+}
+
+#[test]
+fn of_the_upstreams_errors_those_outlive_the_process_that_would_come_again() {
+    in_virtual_time(async {
+        for (status, is_kept) in [(400, true), (500, false)] {
+            let (store, asked) = (Store::memory(), Arc::new(AtomicU32::new(0)));
+            let once = || system("retry = { max_attempts = 1 }");
+            let process = || gateway_of(Forebay::builder(once()).store(store.clone()), numbered(status, &asked));
+            for _ in 0..2 {
+                let response = answer(&process().await, keyed(CHAT)).await;
+                assert_eq!(response.status(), status);
+            }
+            assert_eq!(asked.load(Relaxed), if is_kept { 1 } else { 2 }, "{status}");
         }
     });
 }
