@@ -80,6 +80,7 @@ pub(super) struct Shelf {
     latest: Arc<Mutex<Shelved>>,
     /// Where answers outlive the process.
     store: Option<Store>,
+    wall: WallClock,
 }
 
 #[derive(Default)]
@@ -138,11 +139,6 @@ struct Head {
     is_replay: bool,
 }
 
-/// The wall time now.
-fn wall_ms() -> Ms {
-    WallClock::new().ms_at(clock::now())
-}
-
 /// The key stands for another call.
 fn conflict() -> Error {
     let message = "this Idempotency-Key was used with another body; use a fresh key for each call";
@@ -164,7 +160,12 @@ impl Recording {
 impl Shelf {
     /// A shelf whose answers outlive the process, where there is a store.
     pub(super) fn with(store: Option<Store>) -> Self {
-        Self { latest: Arc::default(), store }
+        Self { latest: Arc::default(), store, wall: WallClock::new() }
+    }
+
+    /// Wall time in the store's measure.
+    fn wall_ms(&self) -> Ms {
+        self.wall.ms_at(clock::now())
     }
 
     /// The outcome of the one call for this key: of the one that is there, or of the one that `begin` begins.
@@ -261,7 +262,7 @@ impl Maker {
     /// another call, or when the store cannot say: a call that may have been made is not made again on a guess.
     async fn earlier(&self) -> Option<(Result<Head, Error>, Bytes)> {
         let store = self.shelf.store.as_ref()?;
-        let ((tenant, key), now) = (self.name.clone(), wall_ms());
+        let ((tenant, key), now) = (self.name.clone(), self.shelf.wall_ms());
         let found = store.read(move |records| records.kept_answer(tenant.as_deref(), &key, now)).await;
         match found {
             Ok(None) => None,
@@ -283,7 +284,7 @@ impl Maker {
     /// paid for.
     async fn write_down(&self, head: &Result<Head, Error>, body: Bytes) {
         let Some(store) = &self.shelf.store else { return };
-        let Some(answer) = kept::keep(&self.name, self.recording.print, head, body, wall_ms()) else { return };
+        let Some(answer) = kept::keep(&self.name, self.recording.print, head, body, self.shelf.wall_ms()) else { return };
         if let Err(error) = store.write(move |changes| changes.keep_answer(&answer)).await {
             telemetry::gateway::answer_not_kept(&error);
         }

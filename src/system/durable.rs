@@ -57,7 +57,7 @@ impl Durable {
     /// `start_failed`, with the reason and the cure.
     pub(super) async fn recollections(&self, url: &StoreUrl) -> Result<Vec<Recollection>, Error> {
         let (registry, _) = self.get_or_open(url).await?;
-        let learned = keeping::recollections(registry.store()).await;
+        let learned = keeping::recollections(registry).await;
         learned.map_err(|error| Error::new(ErrorKind::Start, format!("the store cannot be read: {error}")))
     }
 

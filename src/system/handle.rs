@@ -187,7 +187,7 @@ impl Forebay {
             }
         }
         if let Some(registry) = self.0.shared.durable.get() {
-            keeping::keep(self.dispatcher(), registry.store().clone(), keeping::ALL).await;
+            keeping::keep(self.dispatcher(), registry.clone(), keeping::ALL).await;
             registry.store().close().await;
         }
         self.0.shared.stopped.store(true, Ordering::Relaxed);

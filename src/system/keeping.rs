@@ -7,10 +7,10 @@ use actix::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::clock::{self, WallClock};
 use crate::dispatcher::Dispatcher;
+use crate::jobs::Registry;
 use crate::messages::{AskMemories, Memory, Recollection};
-use crate::store::{Ms, Store, StoreError};
+use crate::store::{Ms, StoreError};
 use crate::telemetry::events;
 
 /// How often the dispatcher is asked.
@@ -31,15 +31,15 @@ struct Kept<'a> {
 }
 
 /// Asks the dispatcher once and keeps what it says. What cannot be kept is learned anew.
-pub(super) async fn keep(dispatcher: Addr<Dispatcher>, store: Store, ask: AskMemories) {
+pub(super) async fn keep(dispatcher: Addr<Dispatcher>, registry: Registry, ask: AskMemories) {
     // One that has died has left what it learned to the next.
     let Ok(memories) = dispatcher.send(ask).await else { return };
     if memories.is_empty() {
         return;
     }
-    let saved_at = WallClock::new().ms_at(clock::now());
+    let saved_at = registry.now();
     let written: Vec<_> = memories.iter().filter_map(|memory| written(memory, saved_at)).collect();
-    let kept = store.write(move |changes| {
+    let kept = registry.store().write(move |changes| {
         for (account, learned) in &written {
             changes.remember(account, &learned.clone().into())?;
         }
@@ -56,9 +56,9 @@ fn written(memory: &Memory, saved_at: Ms) -> Option<(String, Vec<u8>)> {
 }
 
 /// What earlier processes kept.
-pub(super) async fn recollections(store: &Store) -> Result<Vec<Recollection>, StoreError> {
-    let now = WallClock::new().ms_at(clock::now());
-    let remembered = store.read(|records| records.remembered()).await?;
+pub(super) async fn recollections(registry: &Registry) -> Result<Vec<Recollection>, StoreError> {
+    let now = registry.now();
+    let remembered = registry.store().read(|records| records.remembered()).await?;
     let recollection = |(account, kept): (String, bytes::Bytes)| {
         let Kept { saved_at, learned } = serde_json::from_slice(&kept).ok()?;
         // A clock that went back does not make it younger than it can be.

@@ -199,7 +199,7 @@ impl Root {
     /// Has a little of what the dispatcher has learned kept.
     fn keep_learned(&self, ctx: &mut Context<Self>) {
         if let Some(registry) = self.shared.durable.get() {
-            let kept = keeping::keep(self.shared.dispatcher(), registry.store().clone(), keeping::A_FEW);
+            let kept = keeping::keep(self.shared.dispatcher(), registry.clone(), keeping::A_FEW);
             ctx.spawn(kept.into_actor(self));
         }
     }

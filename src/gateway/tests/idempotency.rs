@@ -224,7 +224,7 @@ fn an_answer_outlives_the_process_that_got_it() {
         assert_eq!(json(other).await["error"]["code"], "idempotency_conflict");
         assert_eq!(asked.load(Relaxed), 1);
         clock::until(clock::now() + Duration::from_secs(86_401)).await;
-        let late = answer(&process().await, keyed(OTHER)).await;
+        let late = answer(&app, keyed(OTHER)).await;
         assert_eq!((late.status().as_u16(), is_replay(&late), asked.load(Relaxed)), (200, false, 2), "a day is over");
     });
 }
