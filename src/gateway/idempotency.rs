@@ -23,9 +23,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::calls::bad_header;
-use crate::clock::{self, Instant, WallClock};
+use crate::clock::{self, Instant};
+use crate::jobs::Registry;
 use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Meta, Outcome, Request, StreamSender, stream};
-use crate::store::{Ms, Store};
 use crate::telemetry;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -75,12 +75,11 @@ fn print(request: &Request) -> Print {
 }
 
 /// All recordings, shared by the gateway's threads.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Shelf {
     latest: Arc<Mutex<Shelved>>,
     /// Where answers outlive the process.
-    store: Option<Store>,
-    wall: WallClock,
+    registry: Option<Registry>,
 }
 
 #[derive(Default)]
@@ -159,13 +158,8 @@ impl Recording {
 
 impl Shelf {
     /// A shelf whose answers outlive the process, where there is a store.
-    pub(super) fn with(store: Option<Store>) -> Self {
-        Self { latest: Arc::default(), store, wall: WallClock::new() }
-    }
-
-    /// Wall time in the store's measure.
-    fn wall_ms(&self) -> Ms {
-        self.wall.ms_at(clock::now())
+    pub(super) fn with(registry: Option<Registry>) -> Self {
+        Self { latest: Arc::default(), registry }
     }
 
     /// The outcome of the one call for this key: of the one that is there, or of the one that `begin` begins.
@@ -261,9 +255,9 @@ impl Maker {
     /// What the store has for this key, of an earlier process or of one that memory has forgotten; an error when it stands for
     /// another call, or when the store cannot say: a call that may have been made is not made again on a guess.
     async fn earlier(&self) -> Option<(Result<Head, Error>, Bytes)> {
-        let store = self.shelf.store.as_ref()?;
-        let ((tenant, key), now) = (self.name.clone(), self.shelf.wall_ms());
-        let found = store.read(move |records| records.kept_answer(tenant.as_deref(), &key, now)).await;
+        let registry = self.shelf.registry.as_ref()?;
+        let ((tenant, key), now) = (self.name.clone(), registry.now());
+        let found = registry.store().read(move |records| records.kept_answer(tenant.as_deref(), &key, now)).await;
         match found {
             Ok(None) => None,
             Ok(Some(answer)) if answer.digest != self.recording.print => Some((Err(conflict()), Bytes::new())),
@@ -283,9 +277,9 @@ impl Maker {
     /// Puts what may be kept on disk, before anybody has it. An answer that cannot be written is given out all the same: it is
     /// paid for.
     async fn write_down(&self, head: &Result<Head, Error>, body: Bytes) {
-        let Some(store) = &self.shelf.store else { return };
-        let Some(answer) = kept::keep(&self.name, self.recording.print, head, body, self.shelf.wall_ms()) else { return };
-        if let Err(error) = store.write(move |changes| changes.keep_answer(&answer)).await {
+        let Some(registry) = &self.shelf.registry else { return };
+        let Some(answer) = kept::keep(&self.name, self.recording.print, head, body, registry.now()) else { return };
+        if let Err(error) = registry.store().write(move |changes| changes.keep_answer(&answer)).await {
             telemetry::gateway::answer_not_kept(&error);
         }
     }

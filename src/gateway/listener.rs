@@ -78,7 +78,7 @@ impl Gateway {
         let seats = forebay.arbiters();
         let (handle, doorways) = GatewayHandle::new(listener, seats.len(), descriptors::for_callers())?;
         let mut serving = false;
-        let shelf = Shelf::with(forebay.store());
+        let shelf = Shelf::with(forebay.registry());
         for (arbiter, doorway) in seats.iter().zip(doorways) {
             let (listener, forebay) = (handle.listener.try_clone()?, forebay.clone());
             let (local_addr, draining, shelf) = (handle.local_addr, Arc::clone(&handle.draining), shelf.clone());

@@ -77,7 +77,7 @@ impl Shared {
     /// What handlers on the thread `seat` share with each other and, through `draining`, with all threads.
     pub(crate) fn new(forebay: Forebay, seat: Option<SeatId>, draining: Arc<AtomicBool>) -> Self {
         let doors = RefCell::new(Doors::of(forebay.config()));
-        let shelf = idempotency::Shelf::with(forebay.store());
+        let shelf = idempotency::Shelf::with(forebay.registry());
         Self { forebay, seat, on_loopback: true, shelf, draining, doors }
     }
 

@@ -4,11 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::actor::{Arrived, AskInHand, CalledOff, InHand, Line};
 use super::submission;
-use super::verdict::millis;
 use super::waiters::Waiters;
 use crate::clock::{self, WallClock};
 use crate::config::Config;
@@ -47,10 +46,11 @@ pub(crate) struct Accepted {
 }
 
 impl Registry {
-    pub(crate) fn new(store: Store) -> Self {
+    /// The jobs of `store`, by what `wall` shows.
+    pub(crate) fn new(store: Store, wall: WallClock) -> Self {
         Self(Arc::new(Inner {
             store,
-            wall: WallClock::new(),
+            wall,
             waiters: Waiters::default(),
             actor: RwLock::new(None),
             draining: AtomicBool::new(false),
@@ -63,8 +63,7 @@ impl Registry {
 
     /// Wall time in the store's measure. A jump of the system's clock moves nothing while we run.
     pub(crate) fn now(&self) -> Ms {
-        let since = self.0.wall.at(clock::now()).duration_since(UNIX_EPOCH);
-        since.map_or(0, millis)
+        self.0.wall.ms_at(clock::now())
     }
 
     /// The wall clock that [`Registry::now`] reads.

@@ -85,8 +85,7 @@ impl fmt::Display for StoreError {
 /// The wall time now, for an opening: whatever is asked of an open store brings its own.
 #[cfg(feature = "sqlite")]
 fn wall_now() -> Ms {
-    let now = WallClock::new().at(clock::now()).duration_since(std::time::UNIX_EPOCH);
-    now.map_or(0, |since| Ms::try_from(since.as_millis()).unwrap_or(Ms::MAX))
+    WallClock::new().ms_at(clock::now())
 }
 
 /// The number that a new store's ids begin with: 23 rolled bits above the 40 that count.

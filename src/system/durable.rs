@@ -8,6 +8,7 @@ use tokio::sync::{Notify, oneshot};
 use super::handle::Forebay;
 use super::keeping;
 use super::root::Shared;
+use crate::clock::WallClock;
 use crate::config::StoreUrl;
 use crate::jobs::{DrainJobs, Registry, end_error};
 use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome, Recollection};
@@ -46,7 +47,7 @@ impl Durable {
             StoreUrl::Memory => Store::memory(),
             url => open(url.clone()).await?,
         };
-        let registry = self.opened.get_or_init(|| Registry::new(store));
+        let registry = self.opened.get_or_init(|| Registry::new(store, WallClock::new()));
         self.is_open.notify_waiters();
         Ok((registry, true))
     }
@@ -61,10 +62,11 @@ impl Durable {
         learned.map_err(|error| Error::new(ErrorKind::Start, format!("the store cannot be read: {error}")))
     }
 
-    /// Takes `store` for its own.
-    pub(super) fn with(store: Store) -> Self {
+    /// Takes `store` for its own; `wall` is the time there.
+    #[cfg(test)]
+    pub(super) fn with((store, wall): (Store, WallClock)) -> Self {
         let durable = Self::default();
-        durable.opened.get_or_init(|| Registry::new(store));
+        durable.opened.get_or_init(|| Registry::new(store, wall));
         durable
     }
 }
@@ -117,10 +119,16 @@ impl Forebay {
         Ok(registry)
     }
 
-    /// The store, where it is open.
+    /// What has the store, where it is open.
     #[cfg(feature = "gateway")]
-    pub(crate) fn store(&self) -> Option<Store> {
-        self.shared().durable.get().map(|registry| registry.store().clone())
+    pub(crate) fn registry(&self) -> Option<Registry> {
+        self.shared().durable.get().cloned()
+    }
+
+    /// What has jobs run, to crash it.
+    #[cfg(test)]
+    pub(crate) fn jobs_actor(&self) -> actix::Addr<crate::jobs::Jobs> {
+        self.shared().jobs.read().unwrap_or_else(PoisonError::into_inner).clone().expect("a store is open")
     }
 
     /// Resolves, with the reason, when the store has failed for good. Never without a store.

@@ -4,6 +4,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::join;
 
 use super::*;
+use crate::clock::WallClock;
 use crate::gateway::testing::tenant;
 use crate::store::Store;
 
@@ -208,8 +209,8 @@ fn numbered(status: u16, asked: &Arc<AtomicU32>) -> impl Fn(u32) -> LocalFuture<
 #[test]
 fn an_answer_outlives_the_process_that_got_it() {
     in_virtual_time(async {
-        let (store, asked) = (Store::memory(), Arc::new(AtomicU32::new(0)));
-        let process = || gateway_of(Forebay::builder(system("")).store(store.clone()), numbered(200, &asked));
+        let (store, wall, asked) = (Store::memory(), WallClock::new(), Arc::new(AtomicU32::new(0)));
+        let process = || gateway_of(Forebay::builder(system("")).store(store.clone(), wall), numbered(200, &asked));
         let first = answer(&process().await, keyed(CHAT)).await;
         assert!(!is_replay(&first));
         let app = process().await;
@@ -224,7 +225,7 @@ fn an_answer_outlives_the_process_that_got_it() {
         assert_eq!(json(other).await["error"]["code"], "idempotency_conflict");
         assert_eq!(asked.load(Relaxed), 1);
         clock::until(clock::now() + Duration::from_secs(86_401)).await;
-        let late = answer(&app, keyed(OTHER)).await;
+        let late = answer(&process().await, keyed(OTHER)).await;
         assert_eq!((late.status().as_u16(), is_replay(&late), asked.load(Relaxed)), (200, false, 2), "a day is over");
     });
 }
@@ -232,10 +233,11 @@ fn an_answer_outlives_the_process_that_got_it() {
 #[test]
 fn a_whole_stream_outlives_the_process_and_a_broken_one_does_not() {
     in_virtual_time(async {
-        let store = Store::memory();
+        let (store, wall) = (Store::memory(), WallClock::new());
         let keyed = || keyed(STREAMED);
-        let process =
-            |breaks| gateway_of(Forebay::builder(system("")).store(store.clone()), move |_| at_once(dribbling(breaks)));
+        let process = |breaks| {
+            gateway_of(Forebay::builder(system("")).store(store.clone(), wall), move |_| at_once(dribbling(breaks)))
+        };
         let (_, is_clean) = read(answer(&process(true).await, keyed()).await).await;
         assert!(!is_clean);
         let (made, is_clean) = read(answer(&process(false).await, keyed()).await).await;
@@ -250,9 +252,9 @@ fn a_whole_stream_outlives_the_process_and_a_broken_one_does_not() {
 fn of_the_upstreams_errors_those_outlive_the_process_that_would_come_again() {
     in_virtual_time(async {
         for (status, is_kept) in [(400, true), (500, false)] {
-            let (store, asked) = (Store::memory(), Arc::new(AtomicU32::new(0)));
+            let (store, wall, asked) = (Store::memory(), WallClock::new(), Arc::new(AtomicU32::new(0)));
             let once = || system("retry = { max_attempts = 1 }");
-            let process = || gateway_of(Forebay::builder(once()).store(store.clone()), numbered(status, &asked));
+            let process = || gateway_of(Forebay::builder(once()).store(store.clone(), wall), numbered(status, &asked));
             for _ in 0..2 {
                 let response = answer(&process().await, keyed(CHAT)).await;
                 assert_eq!(response.status(), status);
