@@ -4,14 +4,18 @@
 //! durable. `writer` runs what has gathered in one transaction (group commit, without timers), on a thread of its own; reads
 //! run beside it. A kind is an [`Engine`]: `memory` keeps nothing beyond the process, `sqlite` is one file.
 //!
-//! The contract is one trait a noun, reads apart from changes: [`jobs`], `outbox`, `memories`. It is written so that PostgreSQL
+//! The contract is one trait a noun, reads apart from changes: [`jobs`], [`batches`], [`files`], [`outbox`], [`memories`]. It is written so that PostgreSQL
 //! can be another kind: every change names its owner (one opening of the store) and is refused when the row is another's by
 //! now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
 
+pub(crate) mod batches;
+pub(crate) mod files;
 pub(crate) mod jobs;
 pub(crate) mod memories;
 pub(crate) mod outbox;
 
+use batches::{BatchChanges, BatchRecords};
+use files::{FileChanges, FileRecords};
 use jobs::{JobChanges, JobRecords};
 use memories::{MemoryChanges, MemoryRecords};
 use outbox::{OutboxChanges, OutboxRecords};
@@ -25,14 +29,17 @@ pub(crate) type Ms = i64;
 pub(crate) struct Owner(pub(crate) i64);
 
 /// Everything that can be read.
-pub(crate) trait Records: JobRecords + OutboxRecords + MemoryRecords {}
+pub(crate) trait Records: JobRecords + BatchRecords + FileRecords + OutboxRecords + MemoryRecords {}
 
-impl<T: JobRecords + OutboxRecords + MemoryRecords> Records for T {}
+impl<T: JobRecords + BatchRecords + FileRecords + OutboxRecords + MemoryRecords> Records for T {}
 
 /// Everything that can be changed, and read, within a transaction.
-pub(crate) trait Changes: Records + JobChanges + OutboxChanges + MemoryChanges {}
+pub(crate) trait Changes:
+    Records + JobChanges + BatchChanges + FileChanges + OutboxChanges + MemoryChanges
+{
+}
 
-impl<T: Records + JobChanges + OutboxChanges + MemoryChanges> Changes for T {}
+impl<T: Records + JobChanges + BatchChanges + FileChanges + OutboxChanges + MemoryChanges> Changes for T {}
 
 /// Why a store could not do what it was asked. Whatever was asked of it in that transaction has not happened, save for
 /// [`StoreError::Io`]: then it may have.
