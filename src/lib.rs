@@ -53,6 +53,8 @@
 pub mod clock;
 pub mod config;
 mod dispatcher;
+#[allow(dead_code)] // until the gateway serves them
+mod jobs;
 mod messages;
 mod pool;
 mod providers;

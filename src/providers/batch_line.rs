@@ -4,10 +4,11 @@
 //! `{"id","custom_id","response":{"status_code","request_id","body"},"error"}`. Bodies are never rebuilt: a request's is the
 //! line's own bytes, an answer's is the upstream's, in which at most a line break between two values becomes a space.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::error_body::ErrorBody;
@@ -125,8 +126,7 @@ impl<'a> Fields<'a> {
         let Some(url) = self.url.filter(|url| !json::is_null(url)) else { return Err(LineFault::missing("url")) };
         let Some(url) = json::string(url) else { return Err(LineFault::invalid("url", "`url` must be a string.")) };
         endpoint(&url).ok_or_else(|| {
-            let known: Vec<_> = ENDPOINTS.map(|endpoint| format!("{PREFIX}{}", endpoint.path())).to_vec();
-            let message = format!("`url` is {:?}; a batch may ask {}.", shown(&url), known.join(", "));
+            let message = format!("`url` is {:?}; a batch may ask {}.", shown(&url), endpoints());
             LineFault::new("invalid_url", message, Some("url"))
         })
     }
@@ -136,6 +136,11 @@ impl<'a> Fields<'a> {
 pub(crate) fn endpoint(url: &str) -> Option<Endpoint> {
     let path = url.strip_prefix(PREFIX)?;
     ENDPOINTS.into_iter().find(|endpoint| endpoint.path() == path)
+}
+
+/// All that a batch may ask, to be told.
+pub(crate) fn endpoints() -> String {
+    ENDPOINTS.map(|endpoint| format!("{PREFIX}{}", endpoint.path())).join(", ")
 }
 
 impl LineFault {
@@ -212,6 +217,27 @@ pub(crate) fn ended(id: &str, custom_id: &str, request_id: &str, outcome: &Outco
 pub(crate) fn unasked(id: &str, fault: &LineFault) -> Vec<u8> {
     let error = Said { code: fault.code, message: &fault.message };
     line(&Written { id, custom_id: fault.custom_id.as_deref(), response: None, error: Some(error) })
+}
+
+/// The line that says what is kept of a call's end: its upstream's status and body. As in OpenAI's own files an `error` is only
+/// what came from no upstream.
+pub(crate) fn answered(id: &str, custom_id: &str, request_id: &str, status_code: u16, body: &[u8]) -> Vec<u8> {
+    let response = Response { status_code, request_id, body: embedded(body) };
+    line(&Written { id, custom_id: Some(custom_id), response: Some(response), error: None })
+}
+
+/// The line that says what is kept of a call that no upstream has answered: the JSON object below `error`.
+pub(crate) fn failed(id: &str, custom_id: Option<&str>, error: &[u8]) -> Vec<u8> {
+    #[derive(Deserialize, Default)]
+    struct Kept<'a> {
+        #[serde(borrow)]
+        code: Option<Cow<'a, str>>,
+        #[serde(borrow, default)]
+        message: Cow<'a, str>,
+    }
+    let kept: Kept<'_> = serde_json::from_slice(error).unwrap_or_default();
+    let error = Said { code: kept.code.as_deref().unwrap_or("server_error"), message: &kept.message };
+    line(&Written { id, custom_id, response: None, error: Some(error) })
 }
 
 fn error_line(id: &str, custom_id: &str, request_id: &str, error: &Error) -> Vec<u8> {

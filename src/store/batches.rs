@@ -129,6 +129,16 @@ impl Counts {
         Self { completed: is_answer.into(), failed: (!is_answer).into(), usage: usage.copied().unwrap_or_default() }
     }
 
+    pub(crate) fn add(&mut self, more: &Self) {
+        self.completed += more.completed;
+        self.failed += more.failed;
+        let (usage, more) = (&mut self.usage, &more.usage);
+        usage.input_tokens = usage.input_tokens.saturating_add(more.input_tokens);
+        usage.cached_input_tokens = usage.cached_input_tokens.saturating_add(more.cached_input_tokens);
+        usage.output_tokens = usage.output_tokens.saturating_add(more.output_tokens);
+        usage.total_tokens = usage.total_tokens.saturating_add(more.total());
+    }
+
     /// Lines with any end.
     pub(crate) fn ended(&self) -> u32 {
         self.completed + self.failed
@@ -192,8 +202,8 @@ pub(crate) struct EndedLine {
 
 /// Reading batches.
 pub(crate) trait BatchRecords {
-    /// A batch; `None` where `tenant` has none of that id.
-    fn batch(&self, id: BatchId, tenant: Option<&str>) -> Result<Option<BatchRecord>, StoreError>;
+    /// A batch of any tenant.
+    fn batch(&self, id: BatchId) -> Result<Option<BatchRecord>, StoreError>;
 
     fn batches(&self, filter: &BatchFilter) -> Result<Vec<BatchRecord>, StoreError>;
 

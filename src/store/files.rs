@@ -47,7 +47,6 @@ impl Purpose {
 pub(crate) struct NewFile {
     pub(crate) tenant: Option<Arc<str>>,
     pub(crate) purpose: Purpose,
-    pub(crate) created_at: Ms,
     /// In whose hands it grows: without them it is lost. Nobody's are those that a batch grows, for as long as it takes.
     pub(crate) owner: Option<Owner>,
 }
@@ -57,6 +56,7 @@ pub(crate) struct NewFile {
 pub(crate) struct Seal {
     pub(crate) file: FileId,
     pub(crate) name: Arc<str>,
+    pub(crate) created_at: Ms,
     pub(crate) expires_at: Option<Ms>,
 }
 

@@ -111,7 +111,7 @@ pub(crate) struct Start {
 }
 
 /// How an attempt ended, for the record.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct AttemptRecord {
     pub(crate) ended_at: Ms,
     /// The upstream's status, if it gave one.
@@ -167,6 +167,16 @@ pub(crate) enum JobEnd {
     Result { status: u16, body: Bytes },
     /// An error: its HTTP status, and the JSON object below `error`.
     Error { status: u16, error: Bytes },
+}
+
+impl JobEnd {
+    /// The bytes of what it ends with.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Result { body, .. } => body.len(),
+            Self::Error { error, .. } => error.len(),
+        }
+    }
 }
 
 /// How a cancellation went.
@@ -225,6 +235,25 @@ pub(crate) struct QueueDepth {
     pub(crate) next_due: Option<Ms>,
 }
 
+/// An attempt on record.
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct KeptAttempt {
+    /// Counted from 1 over the job's life.
+    pub(crate) number: u32,
+    pub(crate) upstream: Arc<str>,
+    /// The number of the upstream's key.
+    pub(crate) key: u32,
+    pub(crate) started_at: Ms,
+    /// Nothing while it is under way. That of an ended job has nothing when its end was never heard of: it may be billed.
+    pub(crate) record: Option<AttemptRecord>,
+}
+
+/// The failure on record of an attempt that was under way when its process went.
+pub(crate) const LOST: &str = "lost";
+
+/// All priorities, in the order of claims.
+pub(super) const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+
 /// For how long what is kept of ended jobs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Retention {
@@ -247,6 +276,9 @@ pub(crate) trait JobRecords {
     /// The request of a job, while it is kept.
     fn body(&self, id: JobId) -> Result<Option<Bytes>, StoreError>;
 
+    /// The attempts of a job on record, in order; they outlive it.
+    fn attempts(&self, id: JobId) -> Result<Vec<KeptAttempt>, StoreError>;
+
     /// Every queue that has ready jobs. Walks them all: for the start, not for every call.
     fn queues(&self) -> Result<Vec<QueueDepth>, StoreError>;
 
@@ -261,13 +293,13 @@ pub(crate) trait JobChanges {
 
     fn claim(&mut self, claim: &Claim) -> Result<Claimed, StoreError>;
 
-    /// `false`: it is not the owner's any more, and must not be made.
+    /// `false`: it is not the owner's any more, is running already or has had this attempt: it must not be made.
     fn start(&mut self, start: &Start) -> Result<bool, StoreError>;
 
     /// `false`: it is not the owner's any more; what the attempt used is on record all the same.
     fn again(&mut self, again: &Again) -> Result<bool, StoreError>;
 
-    /// `false`: it is not the owner's any more.
+    /// `false`: it is not the owner's any more, or is running.
     fn put_back(&mut self, back: &PutBack) -> Result<bool, StoreError>;
 
     /// `false`: it has its end already, or is not the owner's any more: the first end stays, what the attempt used is on
@@ -283,6 +315,7 @@ pub(crate) trait JobChanges {
     /// their attempt on record as maybe billed, save for those that may be made at most once: they end as unknown. Gives how many.
     fn rescue(&mut self, owner: Owner, now: Ms, limit: usize) -> Result<usize, StoreError>;
 
-    /// Removes at most `limit` rows of what is kept no longer; gives how many.
+    /// Removes at most `limit` rows of what is kept no longer; gives how many. Lines of batches lose their bodies only: their
+    /// results go with their batch.
     fn prune(&mut self, retention: &Retention, limit: usize) -> Result<usize, StoreError>;
 }

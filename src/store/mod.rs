@@ -2,23 +2,37 @@
 //!
 //! [`Store`] is how the rest of the program reaches it: work is handed over as a closure and resolves when what it changed is
 //! durable. `writer` runs what has gathered in one transaction (group commit, without timers), on a thread of its own; reads
-//! run beside it. A kind is an [`Engine`]: `memory` keeps nothing beyond the process, `sqlite` is one file.
+//! run beside it. A kind is an `Engine`: `memory` keeps nothing beyond the process, `sqlite` is one file.
 //!
-//! The contract is one trait a noun, reads apart from changes: [`jobs`], [`batches`], [`files`], [`outbox`], [`memories`]. It is written so that PostgreSQL
-//! can be another kind: every change names its owner (one opening of the store) and is refused when the row is another's by
-//! now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
+//! The contract is one trait a noun, reads apart from changes: [`jobs`], [`batches`], [`files`], [`outbox`], [`memories`]. It is
+//! written so that PostgreSQL can be another kind: every change names its owner (one opening of the store) and is refused when the
+//! row is another's by now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
 
 pub(crate) mod batches;
+mod engine;
 pub(crate) mod files;
+mod handle;
 pub(crate) mod jobs;
 pub(crate) mod memories;
+mod memory;
+mod open_error;
 pub(crate) mod outbox;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
 
 use batches::{BatchChanges, BatchRecords};
 use files::{FileChanges, FileRecords};
+#[allow(unused_imports)] // until jobs use it
+pub(crate) use handle::Store;
 use jobs::{JobChanges, JobRecords};
 use memories::{MemoryChanges, MemoryRecords};
+pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};
+
+use crate::clock::Dice;
+use crate::messages::{Error, ErrorKind};
 
 /// Milliseconds of wall time since 1970.
 pub(crate) type Ms = i64;
@@ -55,4 +69,23 @@ pub(crate) enum StoreError {
     Behind,
     /// It is closed.
     Closed,
+}
+
+/// The number that a new store's ids begin with: 23 rolled bits above the 40 that count.
+fn first_id(dice: &mut Dice) -> i64 {
+    i64::try_from(dice.number() >> 41).unwrap_or_default() << 40
+}
+
+impl From<StoreError> for Error {
+    /// What a caller is told of it. What it says of the disk is for the operator's eyes.
+    fn from(error: StoreError) -> Self {
+        let (what, after) = match error {
+            StoreError::Behind => ("the store has more to write than it can; come again in a moment", 1),
+            StoreError::Full(_) => ("the store's disk is full; come again later", 30),
+            StoreError::Io(_) | StoreError::Corrupt(_) | StoreError::Closed => {
+                ("the store cannot be used; come again later", 5)
+            }
+        };
+        Error::new(ErrorKind::Overloaded, what).with_retry_after(Duration::from_secs(after))
+    }
 }
