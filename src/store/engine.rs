@@ -21,6 +21,27 @@ pub(super) trait Engine: Changes + 'static {
     /// Returns when everything kept since `begin` will outlive whatever this kind outlives. After an error nothing of it is
     /// there, save for [`StoreError::Io`].
     fn commit(&mut self) -> Result<(), StoreError>;
+
+    /// Gives up what was not committed.
+    fn abandon(&mut self) {}
+
+    /// How many bytes of bodies were brought since `begin`.
+    fn brought(&self) -> usize {
+        0
+    }
+
+    /// Why it can do nothing more, if so.
+    fn broken(&self) -> Option<String> {
+        None
+    }
+
+    /// Does a bite of what can wait for idle times. `true`: there is no more of it.
+    fn tidy(&mut self) -> bool {
+        true
+    }
+
+    /// Nothing more will be asked of it.
+    fn close(&mut self) {}
 }
 
 /// What somebody wants done in a store, and who waits for it.

@@ -110,7 +110,7 @@ pub(crate) trait FileChanges {
     /// Hides a file, sealed or not; `false` where `tenant` has none of that id.
     fn remove_file(&mut self, id: FileId, tenant: Option<&str>) -> Result<bool, StoreError>;
 
-    /// Hides what has expired by `now` and what openings before `owner` have left unsealed, and removes at most `limit` rows of
-    /// what is hidden and read by no open batch; gives how many.
+    /// Hides what has expired by `now` and what openings before `owner` have left unsealed, and removes what is hidden and read by
+    /// no open batch: at most `limit` rows in all; gives how many.
     fn prune_files(&mut self, owner: Owner, now: Ms, limit: usize) -> Result<usize, StoreError>;
 }

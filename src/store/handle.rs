@@ -1,12 +1,20 @@
 //! How the program reaches its store.
 
 use std::panic::resume_unwind;
+#[cfg(feature = "sqlite")]
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "sqlite")]
+use std::thread;
 
 use tokio::sync::{oneshot, watch};
 
 use super::engine::{Ended, Engine as _, Work, run_one, work};
 use super::memory::Memory;
+#[cfg(feature = "sqlite")]
+use super::sqlite;
+#[cfg(feature = "sqlite")]
+use super::writer::{self, Line};
 use super::{Changes, OpenError, Owner, Records, StoreError};
 use crate::config::StoreUrl;
 
@@ -24,6 +32,16 @@ pub(crate) struct Store {
 enum Kind {
     /// On the caller's own thread: a test in virtual time must not wait for another one, or its clock jumps.
     Memory(Arc<Mutex<Inline>>),
+    #[cfg(feature = "sqlite")]
+    Threads(Arc<Threads>),
+}
+
+/// The ways to the thread that writes and the one that reads. Both end with them.
+#[cfg(feature = "sqlite")]
+struct Threads {
+    write: Line<dyn Changes>,
+    read: Line<dyn Records>,
+    failed: watch::Receiver<Option<String>>,
 }
 
 /// A memory store, and whether it is still open.
@@ -44,8 +62,25 @@ impl Store {
     pub(crate) fn open(url: &StoreUrl) -> Result<Self, OpenError> {
         match url {
             StoreUrl::Memory => Ok(Self::memory()),
+            #[cfg(feature = "sqlite")]
+            StoreUrl::Sqlite(file) => Self::open_file(file, sqlite::Options::new(super::wall_now())),
+            #[cfg(not(feature = "sqlite"))]
             StoreUrl::Sqlite(_) => Err(OpenError::NotBuiltIn),
         }
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(super) fn open_file(file: &Path, options: sqlite::Options) -> Result<Self, OpenError> {
+        let system = |error: std::io::Error| OpenError::System { file: file.to_owned(), detail: error.to_string() };
+        let (engine, view) = sqlite::open(file, options)?;
+        let owner = engine.owner();
+        let (write, works) = writer::line();
+        let (read, looks) = writer::line();
+        let (fail, failed) = watch::channel(None);
+        let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+        thread("store-read").spawn(move || writer::read(view, &looks)).map_err(system)?;
+        thread("store-write").spawn(move || writer::write(engine, &works, &fail)).map_err(system)?;
+        Ok(Self { kind: Kind::Threads(Arc::new(Threads { write, read, failed })), owner })
     }
 
     /// This opening: what is claimed in its name is its own.
@@ -80,7 +115,7 @@ impl Store {
 
     fn hand_over<T, F>(
         &self,
-        _brought: Option<usize>,
+        brought: Option<usize>,
         change: F,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
     where
@@ -89,7 +124,10 @@ impl Store {
     {
         let (work, told) = work::<dyn Changes, _, T>(move |changes: &mut (dyn Changes + 'static)| change(changes));
         match &self.kind {
+            // Its memory is bounded by whoever asked for a store that is nothing else.
             Kind::Memory(inline) => inline.lock().unwrap_or_else(PoisonError::into_inner).write(work),
+            #[cfg(feature = "sqlite")]
+            Kind::Threads(threads) => threads.write.hand_over(work, brought),
         }
         settled(told)
     }
@@ -104,6 +142,8 @@ impl Store {
         let (work, told) = work::<dyn Records, _, T>(move |records: &mut (dyn Records + 'static)| read(records));
         match &self.kind {
             Kind::Memory(inline) => inline.lock().unwrap_or_else(PoisonError::into_inner).read(work),
+            #[cfg(feature = "sqlite")]
+            Kind::Threads(threads) => threads.read.hand_over(work, None),
         }
         settled(told)
     }
@@ -112,6 +152,12 @@ impl Store {
     pub(crate) async fn close(&self) {
         match &self.kind {
             Kind::Memory(inline) => inline.lock().unwrap_or_else(PoisonError::into_inner).is_open = false,
+            #[cfg(feature = "sqlite")]
+            Kind::Threads(threads) => {
+                // The reader first: what the writer tidies up at its end must not be in use.
+                threads.read.close().await;
+                threads.write.close().await;
+            }
         }
     }
 
@@ -119,6 +165,8 @@ impl Store {
     pub(crate) fn failed(&self) -> impl Future<Output = String> + Send + use<> {
         let watched: Option<watch::Receiver<Option<String>>> = match &self.kind {
             Kind::Memory(_) => None,
+            #[cfg(feature = "sqlite")]
+            Kind::Threads(threads) => Some(threads.failed.clone()),
         };
         async move {
             if let Some(mut watched) = watched

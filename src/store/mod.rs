@@ -17,8 +17,13 @@ pub(crate) mod memories;
 mod memory;
 mod open_error;
 pub(crate) mod outbox;
+mod planted;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "sqlite")]
+mod writer;
 
 use std::time::Duration;
 
@@ -32,6 +37,8 @@ pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};
 
 use crate::clock::Dice;
+#[cfg(feature = "sqlite")]
+use crate::clock::{self, WallClock};
 use crate::messages::{Error, ErrorKind};
 
 /// Milliseconds of wall time since 1970.
@@ -69,6 +76,13 @@ pub(crate) enum StoreError {
     Behind,
     /// It is closed.
     Closed,
+}
+
+/// The wall time now, for an opening: whatever is asked of an open store brings its own.
+#[cfg(feature = "sqlite")]
+fn wall_now() -> Ms {
+    let now = WallClock::new().at(clock::now()).duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| Ms::try_from(since.as_millis()).unwrap_or(Ms::MAX))
 }
 
 /// The number that a new store's ids begin with: 23 rolled bits above the 40 that count.

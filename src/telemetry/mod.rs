@@ -8,3 +8,4 @@ pub(crate) mod events;
 pub(crate) mod gateway;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
+pub(crate) mod store;

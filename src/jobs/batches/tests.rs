@@ -1,6 +1,6 @@
 //! Batches from the upload to their files, in virtual time, with somebody else's hands for the jobs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::driver::{Driver, Runner};
 use super::intake::{Ask, Batches};
 use crate::clock::in_virtual_time;
-use crate::config::Config;
+use crate::config::{Config, StoreUrl};
 use crate::messages::{Endpoint, FileId, JobId, JobStatus, Usage};
 use crate::store::batches::{BatchRecord, BatchStatus};
 use crate::store::files::{FileFilter, FileRecord, Seal};
@@ -32,26 +32,52 @@ impl Runner for Nobody {
 
 /// A store, and a clock that is set by hand.
 struct House {
-    store: Store,
+    store: RefCell<Store>,
+    /// Where it is, if it can be opened again.
+    url: Option<StoreUrl>,
     now: Rc<Cell<Ms>>,
     config: Arc<Config>,
 }
 
+/// Runs `test` with a new store of every kind.
+fn on_every_kind<F: Future<Output = ()>>(test: impl Fn(House) -> F) {
+    in_virtual_time(test(House::new(Store::memory(), None)));
+    #[cfg(feature = "sqlite")]
+    in_virtual_time(async {
+        let folder = tempfile::tempdir().unwrap();
+        let url = StoreUrl::Sqlite(folder.path().join("store.db"));
+        test(House::new(Store::open(&url).unwrap(), Some(url))).await;
+    });
+}
+
 impl House {
-    fn new(store: Store) -> Self {
+    fn new(store: Store, url: Option<StoreUrl>) -> Self {
         let upstream = "[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]";
         let config = Config::from_toml(&format!("[server]\nmax_body = \"1KiB\"\n{upstream}")).unwrap();
-        Self { store, now: Rc::new(Cell::new(1_000)), config: Arc::new(config) }
+        Self { store: RefCell::new(store), url, now: Rc::new(Cell::new(1_000)), config: Arc::new(config) }
+    }
+
+    fn store(&self) -> Store {
+        self.store.borrow().clone()
+    }
+
+    /// Ends the process, and begins another.
+    async fn restart(&self) -> Driver<Nobody> {
+        if let Some(url) = &self.url {
+            self.store().close().await;
+            self.store.replace(Store::open(url).unwrap());
+        }
+        self.driver()
     }
 
     fn batches(&self) -> Batches {
-        Batches::new(self.store.clone(), Arc::default())
+        Batches::new(self.store(), Arc::default())
     }
 
     /// What takes batches forward, as a process that has just begun does.
     fn driver(&self) -> Driver<Nobody> {
         let (config, now) = (Arc::clone(&self.config), Rc::clone(&self.now));
-        Driver::new(self.store.clone(), Nobody, move || Arc::clone(&config), move || now.get(), Arc::new(Notify::new()))
+        Driver::new(self.store(), Nobody, move || Arc::clone(&config), move || now.get(), Arc::new(Notify::new()))
     }
 
     async fn upload(&self, tenant: Option<&str>, text: impl Into<Bytes>) -> FileRecord {
@@ -80,7 +106,7 @@ impl House {
             }
             driver.round().await.unwrap();
             if record.status != BatchStatus::Validating {
-                driver = self.driver();
+                driver = self.restart().await;
             }
         }
         panic!("it never comes to that: {:?}", self.batch(batch).await);
@@ -88,21 +114,21 @@ impl House {
 
     async fn claim(&self, limit: usize) -> Vec<ClaimedJob> {
         let claim =
-            Claim { owner: self.store.owner(), queue: "m".into(), now: self.now.get(), limit, max_bytes: usize::MAX };
-        self.store.write(move |changes| changes.claim(&claim)).await.unwrap().jobs
+            Claim { owner: self.store().owner(), queue: "m".into(), now: self.now.get(), limit, max_bytes: usize::MAX };
+        self.store().write(move |changes| changes.claim(&claim)).await.unwrap().jobs
     }
 
     async fn start(&self, job: JobId) -> bool {
-        let (owner, at) = (self.store.owner(), self.now.get());
+        let (owner, at) = (self.store().owner(), self.now.get());
         let start = Start { owner, job, attempt: 1, upstream: "up".into(), key: 0, at };
-        self.store.write(move |changes| changes.start(&start)).await.unwrap()
+        self.store().write(move |changes| changes.start(&start)).await.unwrap()
     }
 
     async fn finish(&self, job: JobId, status: JobStatus, end: JobEnd) -> bool {
-        let (owner, at) = (self.store.owner(), self.now.get());
+        let (owner, at) = (self.store().owner(), self.now.get());
         let usage = Some(Usage { input_tokens: 3, output_tokens: 2, ..Usage::default() });
         let finish = Finish { owner, job, attempt: None, status, at, end, usage, cost_usd: None };
-        self.store.write(move |changes| changes.finish(&finish)).await.unwrap()
+        self.store().write(move |changes| changes.finish(&finish)).await.unwrap()
     }
 
     /// Answers a job with what it asks.
@@ -151,8 +177,7 @@ fn names(numbers: impl IntoIterator<Item = usize>) -> Vec<String> {
 
 #[test]
 fn lines_become_jobs_and_their_ends_the_files_in_the_order_of_the_lines_whoever_dies_on_the_way() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let input = house.upload(None, file_of(1_234)).await;
         let batch = house.create(input.id).await;
         assert_eq!(batch.status, BatchStatus::Validating);
@@ -194,15 +219,14 @@ fn lines_become_jobs_and_their_ends_the_files_in_the_order_of_the_lines_whoever_
         assert_eq!(said, BTreeSet::from(["[400,null]".to_owned(), "[null,\"upstream_unavailable\"]".to_owned()]));
         let ids: BTreeSet<&str> = output.iter().chain(&error).map(|line| line["id"].as_str().unwrap()).collect();
         assert_eq!(ids.len(), 1_234);
-        let gone = house.store.read(move |records| records.job(jobs[0].id, None)).await.unwrap();
+        let gone = house.store().read(move |records| records.job(jobs[0].id, None)).await.unwrap();
         assert!(gone.is_none(), "what came of it is in the file");
     });
 }
 
 #[test]
 fn an_answer_stands_in_the_output_byte_for_byte() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let batch = house.create(house.upload(None, file_of(1)).await.id).await;
         house.until(&batch, |batch| batch.taken == 1).await;
         let job = house.claim(1).await.remove(0);
@@ -217,8 +241,7 @@ fn an_answer_stands_in_the_output_byte_for_byte() {
 
 #[test]
 fn a_file_that_is_not_in_order_fails_its_batch_and_nothing_of_it_is_called() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let text = [line(0), "{".into(), line(0), line(1).replace("\"m\"", "\"nobody's\"")].join("\n");
         let batch = house.create(house.upload(None, text).await.id).await;
         let failed = house.until(&batch, |batch| batch.status.is_end()).await;
@@ -234,8 +257,7 @@ fn a_file_that_is_not_in_order_fails_its_batch_and_nothing_of_it_is_called() {
 
 #[test]
 fn a_batch_that_is_called_off_lets_calls_under_way_end_and_names_every_other_line() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let batch = house.create(house.upload(None, file_of(1_200)).await.id).await;
         house.until(&batch, |batch| batch.taken == 500).await;
         let jobs = house.claim(3).await;
@@ -266,8 +288,7 @@ fn a_batch_that_is_called_off_lets_calls_under_way_end_and_names_every_other_lin
 
 #[test]
 fn when_its_time_is_up_what_is_done_is_in_the_output_and_every_other_line_has_expired() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let batch = house.create(house.upload(None, file_of(700)).await.id).await;
         house.until(&batch, |batch| batch.taken == 500).await;
         for job in house.claim(100).await {
@@ -275,7 +296,7 @@ fn when_its_time_is_up_what_is_done_is_in_the_output_and_every_other_line_has_ex
         }
         house.now.set(batch.expires_at);
         let now = house.now.get();
-        house.store.write(move |changes| changes.expire(now, 1_000)).await.unwrap();
+        house.store().write(move |changes| changes.expire(now, 1_000)).await.unwrap();
         let ended = house.until(&batch, |batch| batch.status.is_end()).await;
         assert_eq!((ended.status, ended.times.ended), (BatchStatus::Expired, Some(now)));
         assert_eq!((ended.counts.completed, ended.counts.failed), (100, 600));
@@ -288,8 +309,7 @@ fn when_its_time_is_up_what_is_done_is_in_the_output_and_every_other_line_has_ex
 
 #[test]
 fn a_batch_that_is_called_off_before_it_was_looked_through_ends_without_files() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let batch = house.create(house.upload(None, file_of(3)).await.id).await;
         house.batches().cancel(batch.id, None, 5).await.unwrap();
         let ended = house.until(&batch, |batch| batch.status.is_end()).await;
@@ -299,8 +319,7 @@ fn a_batch_that_is_called_off_before_it_was_looked_through_ends_without_files() 
 
 #[test]
 fn batches_are_looked_through_one_after_the_other_and_none_waits_for_one_that_was_called_off() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let large = house.upload(None, file_of(20_000)).await;
         let first = house.create(large.id).await;
         let second = house.create(house.upload(None, file_of(2)).await.id).await;
@@ -317,8 +336,7 @@ fn batches_are_looked_through_one_after_the_other_and_none_waits_for_one_that_wa
 
 #[test]
 fn files_and_batches_are_their_tenants_own() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let ours = house.upload(Some("ours"), file_of(1)).await;
         let batches = house.batches();
         let code = |error: crate::messages::Error| error.code();
@@ -340,8 +358,7 @@ fn files_and_batches_are_their_tenants_own() {
 
 #[test]
 fn a_batch_asked_for_twice_with_one_key_is_one_and_another_request_of_that_key_is_refused() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let input = house.upload(None, file_of(1)).await.id;
         let ask = |digest| Ask { key: Some("k".into()), digest: [digest; 32], ..ask(input) };
         let batches = house.batches();
@@ -353,8 +370,7 @@ fn a_batch_asked_for_twice_with_one_key_is_one_and_another_request_of_that_key_i
 
 #[test]
 fn an_upload_that_breaks_off_leaves_nothing_and_a_removed_file_stays_for_the_batch_that_reads_it() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let mut upload = house.batches().upload(None).await.unwrap();
         upload.add(vec![b'x'; 3_000_000].into()).await.unwrap();
         drop(upload);
@@ -365,8 +381,8 @@ fn an_upload_that_breaks_off_leaves_nothing_and_a_removed_file_stays_for_the_bat
         let is_loaded = |batch: &BatchRecord| batch.status == BatchStatus::InProgress && batch.taken == 600;
         house.until(&batch, is_loaded).await;
         let prune = || async {
-            let owner = house.store.owner();
-            house.store.write(move |changes| changes.prune_files(owner, 0, 100)).await.unwrap()
+            let owner = house.store().owner();
+            house.store().write(move |changes| changes.prune_files(owner, 0, 100)).await.unwrap()
         };
         while prune().await > 0 {}
         assert!(house.batches().piece(input, 0).await.unwrap().is_some());
@@ -381,8 +397,7 @@ fn an_upload_that_breaks_off_leaves_nothing_and_a_removed_file_stays_for_the_bat
 
 #[test]
 fn files_go_when_they_expire_and_the_record_of_a_batch_behind_them() {
-    in_virtual_time(async {
-        let house = House::new(Store::memory());
+    on_every_kind(async |house| {
         let batch = house.create(house.upload(None, file_of(2)).await.id).await;
         house.until(&batch, |batch| batch.taken == 2).await;
         for job in house.claim(2).await {

@@ -11,11 +11,20 @@ use super::Ms;
 use super::jobs::{Claim, Claimed, Finish, JobEnd, NewJob, Start};
 use super::{Changes, Owner, Store, StoreError};
 use crate::clock::in_virtual_time;
+#[cfg(feature = "sqlite")]
+use crate::config::StoreUrl;
 use crate::messages::{Endpoint, JobId, JobStatus, Priority};
 
 /// Runs `test` on a new store of every kind.
 fn on_every_kind<F: Future<Output = ()>>(test: impl Fn(Store) -> F) {
     in_virtual_time(test(Store::memory()));
+    #[cfg(feature = "sqlite")]
+    in_virtual_time(async {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&StoreUrl::Sqlite(folder.path().join("store.db"))).unwrap();
+        test(store.clone()).await;
+        store.close().await;
+    });
 }
 
 /// A job of queue `m`, told apart by its body.

@@ -1,0 +1,66 @@
+//! Forward only: each brings the file from the format before to its own, in one transaction.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::beside;
+use crate::store::planted::{self, Point};
+
+/// What brings a file to format 1, 2 and so on: statements that run in this order. Those that were ever released never change.
+const MIGRATIONS: [&[&str]; 1] = [&[
+    include_str!("schema/meta.sql"),
+    include_str!("schema/jobs.sql"),
+    include_str!("schema/files.sql"),
+    include_str!("schema/batches.sql"),
+    include_str!("schema/outbox.sql"),
+    include_str!("schema/memories.sql"),
+]];
+
+/// The format that this program writes.
+pub(super) const FORMAT: i64 = MIGRATIONS.len() as i64;
+
+/// The format that the file has.
+pub(super) fn format(db: &Connection) -> rusqlite::Result<i64> {
+    db.query_row("PRAGMA user_version", (), |row| row.get(0))
+}
+
+/// Brings the file up to date. One that has data is copied to `FILE.before-N` first.
+pub(super) fn run(db: &Connection, file: &Path) -> rusqlite::Result<()> {
+    run_these(db, file, &MIGRATIONS)
+}
+
+fn run_these(db: &Connection, file: &Path, migrations: &[&[&str]]) -> rusqlite::Result<()> {
+    let from = format(db)?;
+    let missing = migrations.iter().zip(1_i64..).filter(|(_, to)| *to > from);
+    for (statements, to) in missing {
+        if from > 0 {
+            back_up(db, &beside(file, &format!(".before-{to}")))?;
+        }
+        db.execute_batch("BEGIN IMMEDIATE")?;
+        let done = statements.iter().try_for_each(|statement| {
+            planted::reach(Point::InMigration);
+            db.execute_batch(statement)
+        });
+        let done = done.and_then(|()| db.execute_batch(&format!("PRAGMA user_version = {to}; COMMIT")));
+        if let Err(error) = done {
+            let _ = db.execute_batch("ROLLBACK");
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// A copy that nobody but the store's owner can read; one that is there from a try before is replaced.
+fn back_up(db: &Connection, copy: &Path) -> rusqlite::Result<()> {
+    let failed = |error: std::io::Error| rusqlite::Error::ToSqlConversionFailure(error.into());
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let empty = options.open(copy).map_err(failed)?;
+    let name = copy.to_str().ok_or_else(|| rusqlite::Error::InvalidPath(copy.to_owned()))?;
+    db.execute("VACUUM INTO ?1", [name])?;
+    empty.sync_all().map_err(failed)
+}
