@@ -2,6 +2,8 @@
 
 mod handle;
 mod life;
+#[cfg(feature = "sqlite")]
+mod opening;
 
 use std::sync::Arc;
 
