@@ -155,7 +155,8 @@ impl Reference {
     }
 
     pub(super) fn expire(&mut self, now: Ms, limit: usize) -> Vec<JobId> {
-        let mut expired: Vec<&Job> = self.jobs.iter().filter(|job| job.is_ready() && job.new.expires_at <= now).collect();
+        let mut expired: Vec<&Job> =
+            self.jobs.iter().filter(|job| job.is_ready() && job.new.expires_at <= now).collect();
         expired.sort_by_key(|job| (job.new.expires_at, job.id));
         let expired: Vec<JobId> = expired.into_iter().take(limit).map(|job| job.id).collect();
         expired.iter().for_each(|id| self.end(*id, JobStatus::Expired, now, None));
@@ -164,7 +165,8 @@ impl Reference {
 
     /// Of all that are to be rescued, whatever the bite.
     pub(super) fn rescue(&mut self, owner: Owner, now: Ms) -> usize {
-        let held: Vec<Job> = self.jobs.iter().filter(|job| job.owner.is_some_and(|held| held < owner)).cloned().collect();
+        let held: Vec<Job> =
+            self.jobs.iter().filter(|job| job.owner.is_some_and(|held| held < owner)).cloned().collect();
         for job in &held {
             let was_running = job.status == JobStatus::Running;
             if was_running {
