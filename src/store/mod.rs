@@ -45,7 +45,7 @@ use crate::messages::{Error, ErrorKind};
 pub(crate) type Ms = i64;
 
 /// One opening of a store by one process. What it claimed is its own until it lets go or is gone; a later opening has a
-/// greater number.
+/// greater number; the first has 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Owner(pub(crate) i64);
 

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::room::{AskSpace, Room, space};
@@ -138,9 +139,9 @@ fn create(file: &Path, dice: &mut Dice) -> Result<(), OpenError> {
         }
     }
     // A log of a store that is gone would be taken for this one's.
-    for left in ["-journal", "-wal", "-shm"] {
-        if beside(file, left).exists() {
-            let detail = format!("{} is there without it; move it away", beside(file, left).display());
+    for left in [beside(file, "-journal"), beside(file, "-wal")] {
+        if fs::metadata(&left).is_ok_and(|metadata| metadata.len() > 0) {
+            let detail = format!("{} is there without it; move it away", left.display());
             return Err(OpenError::System { file: file.to_owned(), detail });
         }
     }
@@ -177,7 +178,7 @@ fn is_ours(file: &Path) -> io::Result<bool> {
 }
 
 fn set_up(db: &Connection, is_synced: bool) -> rusqlite::Result<()> {
-    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    remove_log_on_close(db, false)?;
     db.execute_batch(
         "PRAGMA journal_mode = WAL;
          PRAGMA fullfsync = 1;
@@ -188,6 +189,11 @@ fn set_up(db: &Connection, is_synced: bool) -> rusqlite::Result<()> {
          PRAGMA temp_store = MEMORY;",
     )?;
     db.pragma_update(None, "synchronous", if is_synced { "FULL" } else { "NORMAL" })
+}
+
+/// Whether SQLite empties and removes the log when the connection goes: not after a failure, when nothing more may be written.
+pub(super) fn remove_log_on_close(db: &Connection, is_wanted: bool) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !is_wanted).map(drop)
 }
 
 /// Looks for damage, as far as that is quickly done; what is large is checked where it is read.

@@ -2,6 +2,10 @@
 
 mod handle;
 mod life;
+mod model;
+#[cfg(feature = "sqlite")]
+mod opening;
+mod reference;
 
 use std::sync::Arc;
 
