@@ -53,12 +53,11 @@
 pub mod clock;
 pub mod config;
 mod dispatcher;
-#[allow(dead_code)] // until the gateway serves them
 mod jobs;
 mod messages;
 mod pool;
 mod providers;
-#[allow(dead_code)] // until jobs use it
+#[allow(dead_code)] // until files and what was learned are kept there
 mod store;
 mod system;
 mod telemetry;
@@ -78,10 +77,11 @@ pub use dispatcher::Dispatcher;
 pub use messages::{
     Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, BatchId, Body, BreakerStatus,
     BudgetView, Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure,
-    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, JobId, JobStatus, KindSigns, LatencyStatus,
+    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, Job, JobId, JobStatus, KindSigns, LatencyStatus,
     LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus, NoId, Outcome, Phase,
-    PoolStatus, Price, Priority, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent, Status, StreamBody,
-    Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
+    PoolStatus, Price, Priority, QueueStatus, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent,
+    Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus,
+    WaitingStatus,
 };
 pub use pool::transport;
 pub use system::{Builder, Event, Events, Forebay, Model};

@@ -112,7 +112,7 @@ fn lines(problems: &Problems) -> Vec<String> {
 /// From its start to its last connection.
 async fn serve(config: Config, listener: TcpListener, files: &[PathBuf], signals: Signals) -> Result<(), String> {
     let (upstreams, threads) = (config.upstreams.len(), config.pool.threads);
-    let forebay = Forebay::start(config).await.map_err(|error| error.to_string())?;
+    let forebay = Forebay::builder(config).opening_store().start().await.map_err(|error| error.message().to_owned())?;
     let gateway = Gateway::serve(listener, &forebay).map_err(|error| format!("cannot serve connections: {error}"))?;
     let addr = gateway.local_addr();
     telemetry::gateway::started(addr, upstreams, threads);

@@ -80,7 +80,7 @@ pub(super) fn one_line(text: &str) -> String {
 }
 
 /// The name among `known` that `wrong` was probably meant to be.
-pub(super) fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn did_you_mean<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Below this likeness a suggestion would puzzle more than it helps.
     const LIKE_ENOUGH: f64 = 0.6;
     let folded = wrong.to_lowercase().replace('-', "_");

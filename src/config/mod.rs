@@ -29,10 +29,13 @@ use std::time::Duration;
 
 use crate::messages::{Account, Secret, Upstream};
 
+#[cfg(feature = "gateway")]
+pub(crate) use check::did_you_mean;
 pub use check::{Problem, Problems};
 pub use load::Sources;
 pub use prices::Prices;
 pub use units::{parse_duration, parse_size};
+pub(crate) use values::webhook_key;
 
 /// Where a call may go: an upstream's name, and that upstream's name for the model.
 pub type Target = (Arc<str>, Arc<str>);

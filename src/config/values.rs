@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderName, HeaderValue};
 
 use super::check::did_you_mean;
@@ -219,12 +221,26 @@ pub(super) fn store_url(Quiet(value): &Quiet) -> Result<StoreUrl, String> {
     Err("is not a store; write \"sqlite:FILE\", or \"sqlite::memory:\" to keep nothing".into())
 }
 
-pub(super) fn webhook_secret(value: &str) -> Result<(), String> {
+/// The key that a webhook secret stands for: `whsec_` and 24 to 64 bytes in base64, as Standard Webhooks has it. An error
+/// never repeats the value.
+pub(crate) fn webhook_key(value: &str) -> Result<Vec<u8>, String> {
+    const FIX: &str = "make one with: echo \"whsec_$(openssl rand -base64 32)\"";
     super::secret::check_key(value)?;
-    if value.strip_prefix("whsec_").is_some_and(|rest| !rest.is_empty()) {
-        return Ok(());
+    let text = value
+        .strip_prefix("whsec_")
+        .ok_or_else(|| format!("is not a webhook secret, which begins with whsec_; {FIX}"))?;
+    // Strictly, for the receivers' libraries read the same text, and some of them are strict.
+    let key = STANDARD.decode(text).map_err(|_| {
+        format!("is not a webhook secret: what stands behind whsec_ is not base64, or without its = at the end; {FIX}")
+    })?;
+    if !(24..=64).contains(&key.len()) {
+        return Err(format!("is a webhook secret of {} bytes, which must be 24 to 64; {FIX}", key.len()));
     }
-    Err("is not a webhook secret; give one that begins with whsec_".into())
+    Ok(key)
+}
+
+pub(super) fn webhook_secret(value: &str) -> Result<(), String> {
+    webhook_key(value).map(drop)
 }
 
 /// A level, or a list as `tracing` takes it: `info,forebay=debug`.
@@ -412,7 +428,34 @@ mod tests {
 
     #[test]
     fn a_webhook_secret_is_not_repeated_when_it_is_wrong() {
-        assert!(webhook_secret("whsec_abc").is_ok());
-        assert!(webhook_secret("hunter2").is_err_and(|e| !e.contains("hunter2")));
+        for wrong in [
+            "hunter2",
+            "whsec_",
+            "whsec_hunter2",
+            "whsec_hunter2=",
+            "whsec_aHVudGVyMg==",                             // 7 bytes
+            "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHU=",         // 23
+            "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVy*",    // not of the alphabet
+            "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg",   // its padding is missing
+            "whsec_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMh==", // bits that stand for nothing
+            "WHSEC_aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg==",
+            &format!("whsec_{}=", "aHVu".repeat(22)),
+            &format!("whsec_{}", "aHVu".repeat(22)), // 66
+        ] {
+            let error = webhook_key(wrong).expect_err(wrong);
+            assert!(!error.contains("hunter2") && !error.contains("aHVu"), "{error}");
+            assert!(error.contains("openssl rand"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_secret_is_24_to_64_bytes_in_base64() {
+        for (text, bytes) in [
+            ("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", 24),
+            ("aHVudGVyMmh1bnRlcjJodW50ZXIyaHVudGVyMg==", 28),
+            (&*format!("{}Zw==", "aHVu".repeat(21)), 64),
+        ] {
+            assert_eq!(webhook_key(&format!("whsec_{text}")).unwrap().len(), bytes, "{text}");
+        }
     }
 }

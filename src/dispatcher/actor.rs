@@ -2,7 +2,7 @@
 //!
 //! Owns the [`Switchboard`]: every accepted call, every budget, every timer. Hears calls and their callers' departure
 //! (`Submit`, `Call`, `Cancel`), the pool's slots and what becomes of attempts (`SlotUp`, `SlotGone`, `Opened`,
-//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`) and itself, later (`WakeDue`). Says
+//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`, `AskMemories`) and itself, later (`WakeDue`). Says
 //! `RunAttempt` and `Abort` to slots and `NeedSlots` to the pool. When it dies, the ledger dies with it: every waiting
 //! caller's reply is dropped, which the handle turns into one `restarting` error each.
 
@@ -21,8 +21,9 @@ use super::switchboard::{Order, Switchboard};
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
-    Abort, AskHealth, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, EndAll, Error, ErrorKind, Health,
-    NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Status, Stop,
+    Abort, AskHealth, AskMemories, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, Durable, EndAll,
+    Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp,
+    Status, Stop,
 };
 
 /// Handle to dispatcher: a call whose body has been admitted already.
@@ -34,6 +35,8 @@ pub(crate) struct Submit {
     pub(crate) admitted: Admitted,
     /// The thread the caller waits on, when it is one of the pool's.
     pub(crate) seat: Option<SeatId>,
+    /// Who keeps a record of its attempts, when somebody does.
+    pub(crate) durable: Option<Arc<Durable>>,
     pub(crate) reply: oneshot::Sender<Outcome>,
 }
 
@@ -215,7 +218,7 @@ impl Handler<Call> for Dispatcher {
         let (reply, outcome) = oneshot::channel();
         let admitted = self.admission.admit(request.body().bytes().len());
         self.with_board(ctx, |board, now| match admitted {
-            Ok(admitted) => board.accept(Submit { id, request, admitted, seat: None, reply }, now),
+            Ok(admitted) => board.accept(Submit { id, request, admitted, seat: None, durable: None, reply }, now),
             Err(error) => _ = reply.send(Err(error)),
         });
         Box::pin(async move { outcome.await.unwrap_or_else(|_| Err(restarting())) })
@@ -331,14 +334,24 @@ impl Handler<AskStatus> for Dispatcher {
     }
 }
 
+impl Handler<AskMemories> for Dispatcher {
+    type Result = Vec<Memory>;
+
+    fn handle(&mut self, ask: AskMemories, ctx: &mut Context<Self>) -> Vec<Memory> {
+        self.with_board(ctx, |board, now| board.memories(ask, now))
+    }
+}
+
 /// What a caller is told whose dispatcher died.
 pub(crate) fn restarting() -> Error {
     Error::new(ErrorKind::Restarting, "the dispatcher crashed and a fresh one is starting; come again in a moment")
         .with_retry_after(Duration::from_secs(1))
+        .asking_for_time()
 }
 
 /// What a caller is told who comes too late.
 pub(crate) fn draining() -> Error {
     Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment")
         .with_retry_after(Duration::from_secs(5))
+        .asking_for_time()
 }

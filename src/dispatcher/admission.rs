@@ -132,7 +132,7 @@ impl Drop for Admitted {
 }
 
 fn overloaded(message: String) -> Error {
-    Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1))
+    Error::new(ErrorKind::Overloaded, message).with_retry_after(Duration::from_secs(1)).asking_for_time()
 }
 
 #[cfg(test)]

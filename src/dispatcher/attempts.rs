@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::intake::Arrival;
 use super::ledger::State;
 use super::retry::{Allowance, is_free};
 use super::slots::Busy;
@@ -92,8 +93,9 @@ impl Switchboard {
         let name = &self.lanes[lane].upstream.name;
         let last = self.ledger.get(call).and_then(|entry| Some((entry.last.as_deref()?, entry.attempts)));
         let error = match last {
-            Some((failure, attempts)) => final_error(failure, name, attempts),
-            None => Error::new(ErrorKind::UpstreamUnavailable, format!("the retry budget of {name} is used up")),
+            Some((failure, attempts)) => final_error(failure, name, attempts).asking_for_time(),
+            None => Error::new(ErrorKind::UpstreamUnavailable, format!("the retry budget of {name} is used up"))
+                .asking_for_time(),
         };
         self.next_target_or(call, error, now);
     }
@@ -141,7 +143,7 @@ impl Switchboard {
         let lane = entry.targets[entry.target].lane;
         match entry.state {
             State::Waiting => self.lanes[lane].line.remove(entry.place(), entry.ask.group),
-            State::Running(_) => self.lanes[lane].waiting += 1,
+            State::Running(_) => self.lanes[lane].count_in(entry),
             State::BackingOff(key) => self.timers.remove(key),
             State::Parked => {
                 self.lanes[lane].parked.remove(&entry.place());
@@ -172,7 +174,7 @@ impl Switchboard {
         let Some(entry) = self.ledger.get_mut(call) else { return };
         let way_out = &mut self.lanes[lane];
         way_out.line.remove(entry.place(), entry.ask.group);
-        way_out.waiting -= 1;
+        way_out.count_out(entry);
         let price = entry.targets[entry.target].model.as_deref().and_then(|model| way_out.prices.of(model));
         let desk = way_out.desks.at(desk);
         let permit = desk.budget.reserve(now, &entry.ask);
@@ -203,6 +205,7 @@ impl Switchboard {
             account,
             model: entry.targets[entry.target].model.clone(),
             redactor: self.redactor.clone(),
+            durable: entry.durable.clone(),
         }));
     }
 
@@ -220,7 +223,7 @@ impl Switchboard {
         let (targets, target) = (entry.targets.clone(), entry.target);
         let (request, deadline) = (Arc::clone(&entry.request), entry.deadline);
         let waiting = matches!(entry.state, State::Waiting);
-        match self.first_open(&targets, target, &request, deadline, false, now) {
+        match self.first_open(&targets, target, &request, deadline, Arrival::Return, now) {
             Ok((open, _)) if open == target && waiting => {}
             Ok((open, ask)) => self.move_to(call, targets, open, ask, now),
             // The refusal names the hold.
@@ -234,7 +237,7 @@ impl Switchboard {
         let (targets, next) = (entry.targets.clone(), entry.target + 1);
         let (request, deadline) = (Arc::clone(&entry.request), entry.deadline);
         if next < targets.len()
-            && let Ok((open, ask)) = self.first_open(&targets, next, &request, deadline, false, now)
+            && let Ok((open, ask)) = self.first_open(&targets, next, &request, deadline, Arrival::Return, now)
         {
             self.move_to(call, targets, open, ask, now);
         } else {

@@ -42,7 +42,7 @@ impl Sign {
             AttemptEnd::Streamed { broken: Some(failure), .. } | AttemptEnd::Failed(failure) => {
                 Self::of_failure(failure)
             }
-            AttemptEnd::Aborted => Sign::Nothing,
+            AttemptEnd::Aborted | AttemptEnd::Withheld(_) => Sign::Nothing,
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::ask::{Ask, Group};
 use super::budget::{Budget, Crowd, Ready};
+use super::remembering::Keeping;
 use crate::clock::Instant;
 use crate::messages::{Account, BudgetView, Priority, Secret, Tokens};
 use sums::Sums;
@@ -25,6 +26,7 @@ use view::View;
 pub(crate) struct Desk {
     pub(crate) account: Arc<Account>,
     pub(crate) budget: Budget,
+    pub(super) keeping: Keeping,
 }
 
 impl Desk {

@@ -5,14 +5,16 @@
 //! call itself, if the attempt is still its own: it has its answer, or goes again, moves on, or is given up, as `retry` judges.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::attempts::final_error;
 use super::breaker::Sign;
 use super::budget::{Budget, Kept, Permit, Ready, Rest};
 use super::lane::seconds;
+use super::ledger::State;
 #[cfg(test)]
 use super::planted::{self, Bug};
-use super::retry::{Verdict, is_free, judge};
+use super::retry::{Verdict, is_free, judge, named_wait};
 use super::slots::Busy;
 use super::switchboard::Switchboard;
 use crate::clock::{self, Instant};
@@ -20,8 +22,11 @@ use crate::messages::{
     Account, Answer, AnswerBody, AttemptEnd, AttemptId, Attempted, CallId, Error, ErrorKind, Failure, FailureKind,
     Meta, Opened, Pushback, Sent, SlotId,
 };
-use crate::providers::classify::is_retryable;
+use crate::providers::classify::{Fate, fate, is_retryable};
 use crate::telemetry::events;
+
+/// A shorter hold is over before the next process could run into it.
+const WORTH_KEEPING: Duration = Duration::from_secs(5);
 
 impl Switchboard {
     /// A stream has shown its first content: the caller gets it, and the call has had its end.
@@ -91,7 +96,12 @@ impl Switchboard {
         self.hear(lane, Sign::of(&end), asked, now);
         let mut stranded = Vec::new();
         match kept {
-            Some(Kept::Account(until)) => events::account_held(&account.id, until - now),
+            Some(Kept::Account(until)) => {
+                events::account_held(&account.id, until - now);
+                if until > now + WORTH_KEEPING {
+                    self.lanes[lane].keep(&account);
+                }
+            }
             Some(Kept::Model { group, until, is_news }) => {
                 let latest = self.lanes[lane].used_up.entry(group).or_insert(until);
                 *latest = until.max(*latest);
@@ -99,6 +109,7 @@ impl Switchboard {
                     stranded = self.lanes[lane].line.due_before_of(clock::far(now), group);
                 }
                 if is_news {
+                    self.lanes[lane].keep(&account);
                     let target = self.ledger.get(id.call).map(|entry| &entry.targets[entry.target]);
                     events::day_used_up(&account.id, target.and_then(|target| target.model.as_deref()), until - now);
                 }
@@ -136,6 +147,12 @@ impl Switchboard {
                 self.lanes[lane].tallies.entry(group).or_default().settled(None, price);
             }
             AttemptEnd::Aborted => {}
+            AttemptEnd::Withheld(error) => {
+                if let Some(entry) = self.ledger.get_mut(id.call).filter(|entry| entry.is_at(id)) {
+                    entry.unsent += 1;
+                    self.end(id.call, Err(error), now);
+                }
+            }
         }
         #[cfg(test)]
         if planted::is(Bug::LostWakeUp) {
@@ -165,6 +182,12 @@ impl Switchboard {
         let counted = entry.counted;
         let verdict = judge(&failure, counted, &self.lanes[lane].retry, now, &mut self.dice);
         let error = final_error(&failure, &self.lanes[lane].upstream.name, entry.attempts);
+        if let Some(durable) = &entry.durable {
+            durable.journal.failed(&failure);
+            if durable.at_most_once && fate(&failure) != Fate::Unworked {
+                return self.end(call, Err(error), now);
+            }
+        }
         // Another key may do, whatever the policy of retries.
         let never_fits = failure.pushback == Some(Pushback::NeverFits);
         let is_out_of_quota = failure.kind == FailureKind::OutOfQuota;
@@ -177,6 +200,7 @@ impl Switchboard {
         let is_misplaced = matches!(failure.kind, FailureKind::Certificate | FailureKind::Redirected);
         let next_may_take = is_retryable(&failure) || lacks_what_another_has || is_unsaid || is_misplaced;
         let message = failure.message.clone();
+        let named = named_wait(&failure);
         let (deadline, ask) = (entry.deadline, entry.ask);
         entry.last = Some(Box::new(failure));
         match verdict {
@@ -208,7 +232,8 @@ impl Switchboard {
                         "the next try, in {}, would come after the call's time is up; the attempt before failed: {message}",
                         seconds(at - now)
                     ),
-                );
+                )
+                .asking_for_time();
                 self.next_target_or(call, error, now);
             }
             Verdict::AgainAt(at) => {
@@ -216,6 +241,22 @@ impl Switchboard {
                 self.back_off(call, at);
             }
         }
+        self.record_again(call, lane, named, now);
+    }
+
+    /// A call that has failed at `lane` and goes again has that put on record; `named` is how long the upstream wants to be
+    /// left alone.
+    fn record_again(&self, call: CallId, lane: usize, named: Option<Duration>, now: Instant) {
+        let Some((entry, durable)) = self.ledger.get(call).and_then(|entry| Some((entry, entry.durable.as_ref()?)))
+        else {
+            return;
+        };
+        let wait = match entry.state {
+            State::BackingOff(again) => again.at().saturating_duration_since(now),
+            _ if entry.lane() == lane => named.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        durable.journal.again(entry.counted, wait);
     }
 
     /// What a failure says about the account, whoever's call it was.
@@ -231,6 +272,7 @@ impl Switchboard {
                 Some(length) => events::out_of_money(&account.id, failure.status(), length),
                 None => {} // it was under way when the rest began
             }
+            desk.keeping.is_urgent = true;
             way_out.last_refusal = Some(final_error(failure, &way_out.upstream.name, 1));
         } else if failure.status().is_some_and(|status| status < 500) {
             desk.budget.wake(now);
@@ -274,6 +316,10 @@ fn settle(budget: &mut Budget, mut permit: Permit, end: &AttemptEnd, now: Instan
         AttemptEnd::Failed(failure) => budget.failed(permit, failure, now),
         AttemptEnd::Aborted => {
             budget.settle(permit, None, now);
+            None
+        }
+        AttemptEnd::Withheld(_) => {
+            budget.withheld(permit, now);
             None
         }
     }

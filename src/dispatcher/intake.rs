@@ -9,9 +9,34 @@ use super::switchboard::Switchboard;
 use super::timers::Due;
 use super::{Submit, draining};
 use crate::clock::{self, Instant};
-use crate::messages::{CallId, Error, ErrorKind, Meta};
+use crate::config::Config;
+use crate::messages::{CallId, Error, ErrorKind, Meta, Request};
 use crate::providers::tokens;
 use crate::telemetry::events;
+
+/// How a call comes to a line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Arrival {
+    /// For the first time.
+    Newcomer,
+    /// For the first time, and kept elsewhere, too: it takes no place in the waiting room.
+    Job,
+    /// It has its place already.
+    Return,
+}
+
+/// What the caller of a model is told that nobody serves, or none who takes such calls.
+pub(crate) fn nobody_serves(config: &Config, request: &Request) -> Error {
+    let model = request.model().unwrap_or_default();
+    let message = match config.targets(model).first() {
+        Some((upstream, _)) => {
+            let path = request.endpoint().path();
+            format!("the model {model:?} is served by {upstream}, which takes no calls to {path}")
+        }
+        None => format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called"),
+    };
+    Error::new(ErrorKind::ModelNotFound, message).with_param("model")
+}
 
 impl Switchboard {
     /// Takes a call in, or tells its caller at once why not.
@@ -29,7 +54,8 @@ impl Switchboard {
         let request = &submit.request;
         let targets = self.targets(request);
         let deadline = clock::after(now, request.timeout().unwrap_or(self.config.queue.default_timeout));
-        let (target, ask) = match self.first_open(&targets, 0, &submit.request, deadline, true, now) {
+        let arrival = if submit.durable.is_some() { Arrival::Job } else { Arrival::Newcomer };
+        let (target, ask) = match self.first_open(&targets, 0, &submit.request, deadline, arrival, now) {
             Ok(open) => open,
             Err(error) => {
                 let error = *error;
@@ -49,11 +75,13 @@ impl Switchboard {
             }
         };
         let lane = targets[target].lane;
+        let (attempts, counted) = submit.durable.as_ref().map_or((0, 0), |had| (had.attempts, had.counted));
         let entry = Box::new(Entry {
             id: submit.id,
             request: submit.request,
             reply: submit.reply,
             seat: submit.seat,
+            durable: submit.durable,
             _admitted: submit.admitted,
             state: State::Waiting,
             deadline,
@@ -61,16 +89,16 @@ impl Switchboard {
             targets,
             target,
             ask,
-            attempts: 0,
+            attempts,
             unsent: 0,
             asked: None,
-            counted: 0,
+            counted,
             waited: Duration::ZERO,
             waiting_since: now,
             last: None,
         });
         self.lanes[lane].line.push(entry.place(), ask, deadline);
-        self.lanes[lane].waiting += 1;
+        self.lanes[lane].count_in(&entry);
         self.note_probe(lane, entry.id, now);
         self.ledger.insert(entry);
         self.wake(lane);
@@ -85,9 +113,9 @@ impl Switchboard {
         &mut self,
         targets: &[Target],
         from: usize,
-        request: &crate::messages::Request,
+        request: &Request,
         deadline: Instant,
-        newcomer: bool,
+        arrival: Arrival,
         now: Instant,
     ) -> Result<(usize, Ask), Box<Error>> {
         let (mut refused, mut used_up) = (None::<Error>, None);
@@ -96,7 +124,8 @@ impl Switchboard {
             let lane = &mut self.lanes[target.lane];
             let tokens = request.tokens(tokens::estimate);
             let ask = Ask { group: lane.group_of(target.model.as_deref()), tokens, priority: request.priority() };
-            let refusal = if newcomer && lane.waiting >= capacity {
+            let is_full = arrival == Arrival::Newcomer && lane.waiting - lane.durable >= capacity;
+            let refusal = if is_full {
                 Some(
                     Error::new(
                         ErrorKind::Overloaded,
@@ -105,10 +134,11 @@ impl Switchboard {
                             lane.upstream.name
                         ),
                     )
-                    .with_retry_after(Duration::from_secs(1)),
+                    .with_retry_after(Duration::from_secs(1))
+                    .asking_for_time(),
                 )
             } else {
-                lane.refusal(now, &ask, deadline, newcomer)
+                lane.refusal(now, &ask, deadline, arrival != Arrival::Return)
             };
             match refusal {
                 // Where the quota of its day is used up it may wait, but the next target may take it before that.
@@ -120,19 +150,7 @@ impl Switchboard {
         if let Some(open) = used_up {
             return Ok(open);
         }
-        Err(Box::new(refused.unwrap_or_else(|| {
-            let model = request.model().unwrap_or_default();
-            let message = match self.config.targets(model).first() {
-                Some((upstream, _)) => {
-                    let path = request.endpoint().path();
-                    format!("the model {model:?} is served by {upstream}, which takes no calls to {path}")
-                }
-                None => {
-                    format!("no upstream serves the model {model:?}; GET /v1/models lists the names that can be called")
-                }
-            };
-            Error::new(ErrorKind::ModelNotFound, message).with_param("model")
-        })))
+        Err(Box::new(refused.unwrap_or_else(|| nobody_serves(&self.config, request))))
     }
 
     /// The caller is gone.
@@ -183,7 +201,7 @@ impl Switchboard {
         let Some(entry) = self.ledger.get(call) else { return };
         let (request, deadline) = (entry.request.clone(), entry.deadline);
         let targets = self.targets(&request);
-        match self.first_open(&targets, 0, &request, deadline, false, now) {
+        match self.first_open(&targets, 0, &request, deadline, Arrival::Return, now) {
             Ok((target, ask)) => self.move_to(call, targets, target, ask, now),
             Err(error) => self.end(call, Err(*error), now),
         }
@@ -211,9 +229,9 @@ impl Switchboard {
             entry.waiting_since = now;
         }
         entry.state = State::Waiting;
-        let (lane, place) = (entry.lane(), entry.place());
-        self.lanes[lane].line.push(place, entry.ask, entry.deadline);
-        self.lanes[lane].waiting += 1;
+        let lane = entry.lane();
+        self.lanes[lane].line.push(entry.place(), entry.ask, entry.deadline);
+        self.lanes[lane].count_in(entry);
         self.note_probe(lane, call, now);
         self.wake(lane);
     }

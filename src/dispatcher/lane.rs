@@ -11,7 +11,9 @@ use super::breaker::Breaker;
 use super::budget::{Budget, MINUTE, Ready};
 use super::desks::{Desk, Desks, Way};
 use super::groups::Groups;
+use super::ledger::Entry;
 use super::line::{Line, Place};
+use super::remembering::Keeping;
 use super::retry::RetryBudget;
 use super::tally::Tally;
 use super::timers::DueKey;
@@ -34,8 +36,10 @@ pub(crate) struct Lane {
     pub(crate) parked: BTreeSet<Place>,
     /// When the retry budget is asked for them again.
     pub(crate) parked_due: Option<DueKey>,
-    /// Calls in `line`, parked or in backoff: what the waiting room's capacity bounds.
+    /// Calls in `line`, parked or in backoff.
     pub(crate) waiting: usize,
+    /// Those of them that are kept elsewhere, too, and take no place in the waiting room.
+    pub(super) durable: usize,
     pub(crate) retry: Retry,
     pub(crate) retry_budget: RetryBudget,
     pub(crate) breaker: Breaker,
@@ -59,6 +63,7 @@ impl Lane {
         let desk = |account: &Arc<Account>| Desk {
             account: Arc::clone(account),
             budget: Budget::new(section.limits, slots, now),
+            keeping: Keeping::default(),
         };
         Self {
             upstream: Arc::clone(&section.upstream),
@@ -69,6 +74,7 @@ impl Lane {
             parked: BTreeSet::new(),
             parked_due: None,
             waiting: 0,
+            durable: 0,
             retry: section.retry,
             retry_budget: RetryBudget::new(section.retry.retry_budget, now),
             breaker: Breaker::default(),
@@ -122,9 +128,22 @@ impl Lane {
             parked_due: None,
             breaker_due: None,
             waiting: 0,
+            durable: 0,
             refill: None,
             ..self
         }
+    }
+
+    /// `entry` waits here from now on.
+    pub(super) fn count_in(&mut self, entry: &Entry) {
+        self.waiting += 1;
+        self.durable += usize::from(entry.durable.is_some());
+    }
+
+    /// `entry` waits here no longer.
+    pub(super) fn count_out(&mut self, entry: &Entry) {
+        self.waiting -= 1;
+        self.durable -= usize::from(entry.durable.is_some());
     }
 
     /// The group of calls to `model`, by its name at the upstream.
@@ -203,7 +222,8 @@ impl Lane {
         let error = Error::new(
             ErrorKind::DeadlineExceeded,
             format!("the call's time ({}) cannot be kept: {name}: {why}{line}", seconds(left)),
-        );
+        )
+        .asking_for_time();
         match self.desks.kept_until(now, ask.group) {
             Some(until) => error.with_retry_after(until - now),
             None => error,

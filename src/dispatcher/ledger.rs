@@ -11,7 +11,7 @@ use super::ask::Ask;
 use super::line::Place;
 use super::timers::DueKey;
 use crate::clock::Instant;
-use crate::messages::{AttemptId, CallId, Failure, Outcome, Request, SeatId, SlotId};
+use crate::messages::{AttemptId, CallId, Durable, Failure, Outcome, Request, SeatId, SlotId};
 
 /// Where a call stands.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(crate) struct Entry {
     pub(crate) reply: oneshot::Sender<Outcome>,
     /// The caller's thread, where a slot is best.
     pub(crate) seat: Option<SeatId>,
+    /// Who keeps a record of its attempts, when somebody does.
+    pub(crate) durable: Option<Arc<Durable>>,
     /// Room for the body; given back with the entry.
     pub(crate) _admitted: Admitted,
     pub(crate) state: State,
@@ -166,7 +168,10 @@ mod tests {
         for id in &calls {
             let admitted = admission.admit(request.body().bytes().len()).expect("there is room");
             let (reply, _) = tokio::sync::oneshot::channel();
-            board.accept(Submit { id: *id, request: Arc::clone(&request), admitted, seat: None, reply }, now);
+            board.accept(
+                Submit { id: *id, request: Arc::clone(&request), admitted, seat: None, durable: None, reply },
+                now,
+            );
         }
         assert_eq!(board.ledger.len(), 10_000);
         assert!(admission.held() > 1_000_000_000 && board.ledger.room() >= 10_000);

@@ -6,7 +6,7 @@
 //! time), `budget` (may it go; what was learned of its limits), `concurrency` and `knee` (how many at once), `retry` (may it
 //! go again, and when), `breaker` (is the upstream there at all; `outage`: what follows for its calls), `slots`, `timers`,
 //! `ledger`, `admission`; `explain` says why calls wait, `tally` what they have used and cost, `status` how everything
-//! stands.
+//! stands, `remembering` what of it outlives the process.
 
 mod actor;
 mod admission;
@@ -30,6 +30,7 @@ mod line;
 mod outage;
 #[cfg(test)]
 pub(crate) mod planted;
+mod remembering;
 mod retry;
 mod slots;
 mod status;
@@ -43,4 +44,5 @@ pub use actor::Dispatcher;
 pub(crate) use actor::{CrashIn, MESSAGES_PER_TURN};
 pub(crate) use actor::{PoolLine, Reconfigure, Submit, draining, restarting};
 pub(crate) use admission::{Admission, Admitted};
+pub(crate) use intake::nobody_serves;
 pub(crate) use legacy::Legacy;

@@ -99,6 +99,6 @@ impl Lane {
             "{name} is taken for broken: {failed} attempts in a row have failed and nothing was answered for {silent}; one \
              call a second is let through to see whether it is back; the last failure: {last}"
         );
-        Error::new(ErrorKind::UpstreamUnavailable, message).with_retry_after(again)
+        Error::new(ErrorKind::UpstreamUnavailable, message).with_retry_after(again).asking_for_time()
     }
 }

@@ -179,7 +179,7 @@ mod tests {
         let (id, request) = (CallId::new(), Arc::new(Request::chat("m", ["hello"])));
         let admitted = admission.admit(1).expect("there is room");
         let (reply, _outcome) = tokio::sync::oneshot::channel();
-        board.accept(Submit { id, request, admitted, seat: None, reply }, now);
+        board.accept(Submit { id, request, admitted, seat: None, durable: None, reply }, now);
         let [early, late] = [0, 1].map(|generation| SlotId { index: 0, generation });
         board.slot_up(late, SeatId(1), now);
         board.take_orders(now);

@@ -36,6 +36,7 @@ impl Switchboard {
             repeats_maybe_billed: health.repeats_maybe_billed,
             body_bytes: 0,
             max_body_bytes: config.queue.max_bytes,
+            jobs: None,
             pool: PoolStatus { slots: health.slots, restarts: 0, is_unready: health.is_pool_unready },
             upstreams,
         }

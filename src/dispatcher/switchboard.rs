@@ -88,6 +88,7 @@ impl Switchboard {
         }
         // What has changed meanwhile is a reload to them like any other.
         board.reconfigure(config, now);
+        board.recall(legacy.recollections(), now);
         board
     }
 
@@ -261,15 +262,15 @@ impl Switchboard {
         match entry.state {
             State::Waiting => {
                 lane.line.remove(entry.place(), entry.ask.group);
-                lane.waiting -= 1;
+                lane.count_out(entry);
             }
             State::BackingOff(key) => {
                 self.timers.remove(key);
-                lane.waiting -= 1;
+                lane.count_out(entry);
             }
             State::Parked => {
                 lane.parked.remove(&entry.place());
-                lane.waiting -= 1;
+                lane.count_out(entry);
             }
             State::Running(slot) => {
                 let id = AttemptId { call: entry.id, number: entry.attempts };

@@ -212,6 +212,6 @@ impl Lane {
 }
 
 #[cfg(test)]
-mod stage;
+pub(super) mod stage;
 #[cfg(test)]
 mod tests;

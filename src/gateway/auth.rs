@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 
 use crate::config::Config;
@@ -101,25 +103,12 @@ fn of_scheme<'a>(name: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
     (scheme.eq_ignore_ascii_case(name) && spaced).then(|| token.trim_ascii())
 }
 
+/// Read leniently: a password that is not the right one is refused in any case.
 fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
-    let end = text.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
-    let (mut bytes, mut bits, mut count) = (Vec::new(), 0u32, 0);
-    for byte in &text[..end] {
-        let six = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        (bits, count) = (bits << 6 | u32::from(six), count + 6);
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8); // the low eight of what is there
-        }
-    }
-    Some(bytes)
+    const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
+        .with_decode_allow_trailing_bits(true);
+    GeneralPurpose::new(&alphabet::STANDARD, LENIENT).decode(text).ok()
 }
 
 #[cfg(test)]

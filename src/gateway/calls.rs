@@ -97,7 +97,10 @@ async fn read(
     caller: &Caller,
     payload: &mut web::Payload,
 ) -> Result<(Request, Admitted, Option<Box<str>>), Error> {
-    unless_draining(shared)?;
+    if shared.is_draining() {
+        let error = Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment");
+        return Err(error.with_retry_after(DRAINING_RETRY_AFTER));
+    }
     let from = request.headers();
     let timeout = timeout(from)?;
     let priority = priority(from)?;
@@ -117,18 +120,6 @@ async fn read(
         call = call.with_timeout(timeout);
     }
     Ok((call, admitted, key))
-}
-
-/// Lets nothing new begin while the daemon is to end.
-///
-/// # Errors
-/// `draining`.
-pub(super) fn unless_draining(shared: &Shared) -> Result<(), Error> {
-    if !shared.is_draining() {
-        return Ok(());
-    }
-    let error = Error::new(ErrorKind::Draining, "forebay is shutting down; come again in a moment");
-    Err(error.with_retry_after(DRAINING_RETRY_AFTER))
 }
 
 fn passed_on(from: &HeaderMap) -> Headers {

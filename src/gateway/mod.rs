@@ -5,18 +5,22 @@
 //! as a [`stream`], or as one of the [`errors`], one for each [`idempotency`] key; [`sending`] sees it off.
 
 mod auth;
+mod batches;
 mod body;
 mod calls;
 mod connection;
 mod descriptors;
 mod errors;
+mod files;
 mod guard;
 mod headers;
 mod idempotency;
+mod jobs;
 mod listener;
 mod models;
 mod operations;
 mod origin;
+mod pages;
 mod places;
 mod protocol;
 mod sending;
@@ -152,4 +156,7 @@ fn v1(config: &mut web::ServiceConfig) {
         config.service(calls::resource(endpoint));
     }
     models::routes(config);
+    jobs::routes(config);
+    files::routes(config);
+    batches::routes(config);
 }

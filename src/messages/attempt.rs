@@ -5,7 +5,9 @@ use std::sync::Arc;
 use actix::prelude::*;
 use bytes::Bytes;
 
-use super::{Account, AttemptId, Error, Failure, Headers, LimitReport, Redactor, Request, SlotId, StreamBody, Usage};
+use super::{
+    Account, AttemptId, Durable, Error, Failure, Headers, LimitReport, Redactor, Request, SlotId, StreamBody, Usage,
+};
 
 /// Dispatcher to request actor: make this try.
 #[derive(Message, Clone, Debug)]
@@ -19,6 +21,8 @@ pub(crate) struct RunAttempt {
     pub(crate) model: Option<Arc<str>>,
     /// Takes configured secrets out of what the upstream says.
     pub(crate) redactor: Redactor,
+    /// Who keeps a record of it, when somebody does.
+    pub(crate) durable: Option<Arc<Durable>>,
 }
 
 /// Dispatcher to request actor: nobody waits for this try any more. Answered with an [`Attempted`] like any other end.
@@ -64,6 +68,8 @@ pub(crate) enum AttemptEnd {
     Failed(Failure),
     /// It was called off.
     Aborted,
+    /// It was not made: it could not be put on record.
+    Withheld(Error),
 }
 
 impl AttemptEnd {
@@ -73,7 +79,7 @@ impl AttemptEnd {
         match self {
             AttemptEnd::Answered { limits, .. } => Some(limits),
             AttemptEnd::Failed(failure) => Some(&failure.limits),
-            AttemptEnd::Streamed { .. } | AttemptEnd::Aborted => None,
+            AttemptEnd::Streamed { .. } | AttemptEnd::Aborted | AttemptEnd::Withheld(_) => None,
         }
     }
 }

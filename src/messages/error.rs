@@ -113,6 +113,7 @@ struct Inner {
     retry_after: Option<Duration>,
     upstream: Option<(u16, Headers, Bytes)>,
     is_lasting: bool,
+    asks_for_time: bool,
     meta: Meta,
 }
 
@@ -126,6 +127,7 @@ impl Error {
             retry_after: None,
             upstream: None,
             is_lasting: false,
+            asks_for_time: false,
             meta: Meta::default(),
         }))
     }
@@ -152,6 +154,12 @@ impl Error {
     /// Says that another try would end the same.
     pub(crate) fn lasting(mut self) -> Self {
         self.0.is_lasting = true;
+        self
+    }
+
+    /// Says that nothing is wrong with the call: it came at a bad time. Who can wait, as a job can, ends with no such error.
+    pub(crate) fn asking_for_time(mut self) -> Self {
+        self.0.asks_for_time = true;
         self
     }
 
@@ -194,6 +202,11 @@ impl Error {
     /// Whether the same call would end the same: it is an error that is never retried.
     pub fn is_lasting(&self) -> bool {
         self.0.is_lasting
+    }
+
+    /// Whether the call came at a bad time, and nothing else is wrong with it.
+    pub(crate) fn asks_for_time(&self) -> bool {
+        self.0.asks_for_time
     }
 
     /// The upstream's own answer, where it has spoken last: headers and body.

@@ -1,9 +1,83 @@
-//! Requests that were accepted durably: their ids, and where they stand.
+//! Requests that are accepted durably: what is asked of one, their ids, and where they stand.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
+
+use super::{Priority, Request};
+
+/// A request that can wait: once accepted it is never lost, and ends with exactly one result.
+#[derive(Clone, Debug)]
+pub struct Job {
+    request: Request,
+    webhook: Option<Arc<str>>,
+    key: Option<Arc<str>>,
+    timeout: Option<Duration>,
+    at_most_once: bool,
+}
+
+impl Job {
+    /// A job that makes `request`: with low priority and within 24 hours, unless the request says otherwise.
+    pub fn new(request: Request) -> Self {
+        Self { request, webhook: None, key: None, timeout: None, at_most_once: false }
+    }
+
+    /// Has its end told to this URL, signed with `[jobs] webhook_secret`.
+    #[must_use]
+    pub fn webhook(mut self, url: impl Into<Arc<str>>) -> Self {
+        self.webhook = Some(url.into());
+        self
+    }
+
+    /// The caller's own name for it: the same key and request again is the same job, as long as that is kept.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// How long it may take, waiting included: 1 ms to 365 days.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Never makes an attempt again that the upstream may have worked on: when its answer is lost, the job ends as
+    /// [`JobStatus::Unknown`]. Without this a crash may repeat the call that was under way.
+    #[must_use]
+    pub fn at_most_once(mut self) -> Self {
+        self.at_most_once = true;
+        self
+    }
+
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    pub(crate) fn told_webhook(&self) -> Option<&Arc<str>> {
+        self.webhook.as_ref()
+    }
+
+    pub(crate) fn told_key(&self) -> Option<&Arc<str>> {
+        self.key.as_ref()
+    }
+
+    pub(crate) fn told_timeout(&self) -> Option<Duration> {
+        self.timeout.or(self.request.timeout())
+    }
+
+    pub(crate) fn priority(&self) -> Priority {
+        self.request.told_priority().unwrap_or(Priority::Low)
+    }
+
+    pub(crate) fn is_at_most_once(&self) -> bool {
+        self.at_most_once
+    }
+}
 
 /// Defines an id that a store gives out: a number, shown with a prefix. It begins with a number that each store rolls once, so
 /// that an id of a store that was lost names nothing in the next one.

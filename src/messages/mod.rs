@@ -13,11 +13,13 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
-#[allow(dead_code)] // until jobs use it
+#[allow(dead_code)] // until there are files
 mod job;
+mod journal;
 pub(crate) mod json;
 mod learned;
 mod limit_report;
+mod memories;
 mod outcome;
 mod price;
 mod redact;
@@ -42,12 +44,14 @@ pub use failure::{Failure, FailureKind, Phase, RetryHint, Sent};
 pub use headers::Headers;
 pub use ids::CallId;
 pub(crate) use ids::{AttemptId, SeatId, SlotId};
-pub use job::{BatchId, FileId, JobId, JobStatus, NoId};
+pub use job::{BatchId, FileId, Job, JobId, JobStatus, NoId};
+pub(crate) use journal::{Durable, Journal, Recorded};
 pub use learned::{
     GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
 };
 pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
 pub use limit_report::{Dimension, Scope};
+pub(crate) use memories::{AskMemories, Memory, Recollection};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
 pub use price::Price;
 pub(crate) use redact::Redactor;
@@ -55,8 +59,8 @@ pub use request::{Endpoint, Priority, Request};
 pub(crate) use slot::{NeedSlots, SlotGone, SlotUp};
 pub(crate) use status::AskStatus;
 pub use status::{
-    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, LatencyStatus, ModelStatus, NextStatus, PoolStatus,
-    RetriesStatus, Status, UpstreamStatus, UsedStatus, WaitingStatus,
+    AccountStatus, AtOnceStatus, BreakerStatus, CapStatus, JobsStatus, LatencyStatus, ModelStatus, NextStatus,
+    PoolStatus, QueueStatus, RetriesStatus, Status, UpstreamStatus, UsedStatus, WaitingStatus,
 };
 pub use stream::StreamBody;
 pub(crate) use stream::{StreamSender, Tether, stream};

@@ -54,6 +54,17 @@ impl Endpoint {
         }
     }
 
+    /// Its path in version 1 of the API, by which jobs and batches name it: `/v1/chat/completions`.
+    pub fn v1_path(self) -> String {
+        format!("/v1{}", self.path())
+    }
+
+    /// The endpoint that [`Endpoint::v1_path`] names so.
+    pub fn of_v1_path(path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/v1")?;
+        Self::ALL.into_iter().find(|endpoint| endpoint.path() == path)
+    }
+
     /// Whether it is of Anthropic's own protocol: requests, answers and errors in its format.
     pub fn is_anthropics_own(self) -> bool {
         matches!(self, Endpoint::Messages | Endpoint::CountTokens)
@@ -85,7 +96,7 @@ pub struct Request {
     body: Body,
     headers: Headers,
     timeout: Option<Duration>,
-    priority: Priority,
+    priority: Option<Priority>,
     tenant: Option<Arc<str>>,
     droppable: Droppable,
     /// What it may need in tokens, once somebody has asked.
@@ -105,7 +116,7 @@ impl Request {
             body,
             headers: Headers::new(),
             timeout: None,
-            priority: Priority::default(),
+            priority: None,
             tenant: None,
             droppable: Droppable::default(),
             tokens: OnceLock::new(),
@@ -155,7 +166,7 @@ impl Request {
 
     /// Where it stands among calls that wait.
     pub fn with_priority(mut self, priority: Priority) -> Self {
-        self.priority = priority;
+        self.priority = Some(priority);
         self
     }
 
@@ -222,6 +233,11 @@ impl Request {
 
     /// Where it stands among calls that wait.
     pub fn priority(&self) -> Priority {
+        self.priority.unwrap_or_default()
+    }
+
+    /// The same, where the caller said so.
+    pub(crate) fn told_priority(&self) -> Option<Priority> {
         self.priority
     }
 

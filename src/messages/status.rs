@@ -33,6 +33,38 @@ pub struct Status {
     pub pool: PoolStatus,
     /// By name.
     pub upstreams: Vec<UpstreamStatus>,
+    /// Durable jobs; `None` while no store is open.
+    pub jobs: Option<JobsStatus>,
+}
+
+/// Durable jobs and their store.
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct JobsStatus {
+    /// Jobs by the model they ask for, those with the most first.
+    pub queues: Vec<QueueStatus>,
+    /// Queues that are not shown, for there are too many.
+    pub queues_left_out: usize,
+    /// Jobs whose attempt is under way.
+    pub running: usize,
+    /// Webhooks that are being told.
+    pub webhooks_under_way: usize,
+    /// When the next webhook is due; negative since then.
+    pub next_webhook_in_s: Option<f64>,
+    /// Why the store cannot be asked.
+    pub store_failure: Option<String>,
+}
+
+/// Jobs of one model.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct QueueStatus {
+    /// The model they ask for; empty where they name none.
+    pub model: String,
+    /// Jobs that wait on disk.
+    pub ready: u64,
+    /// Jobs that are with the dispatcher.
+    pub claimed: usize,
 }
 
 /// The request actors.

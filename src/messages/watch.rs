@@ -7,13 +7,15 @@ use actix::prelude::*;
 pub(crate) enum Part {
     Dispatcher,
     Supervisor,
+    Jobs,
 }
 
 /// A part of the system to its root: I have died.
 #[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]
 pub(crate) struct PartGone {
-    /// Which assembly of the system it was a part of: one that has been replaced already is no news.
+    /// Which assembly of the system it was a part of, or which of the jobs' actors it was: one that has been replaced already is
+    /// no news.
     pub(crate) assembly: u32,
     pub(crate) part: Part,
 }

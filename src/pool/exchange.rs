@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::relay;
 use super::request_actor::Lines;
-use super::transport::{BodyStream, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
+use super::transport::{BodyStream, ChosenBy, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError};
 use crate::clock::{self, Instant, WallClock};
 use crate::messages::{
     AttemptEnd, Envelope, Error, ErrorKind, Failure, FailureKind, Headers, LimitReport, Phase, RunAttempt, Sent,
@@ -39,8 +39,25 @@ pub(super) async fn run(
     };
     let Encoded { url, headers, body, answers } = encoded;
     let patience = if attempt.request.is_stream() { timeouts.first_byte } else { timeouts.answer };
+    if let Some(durable) = &attempt.durable {
+        let recorded = tokio::select! {
+            biased;
+            _ = &mut aborted => return AttemptEnd::Aborted,
+            recorded = durable.journal.starting(&attempt.account.id) => recorded,
+        };
+        if let Err(error) = recorded {
+            return AttemptEnd::Withheld(error);
+        }
+    }
     let first_byte = clock::now() + patience;
-    let request = HttpRequest { upstream: attempt.account.upstream.clone(), url, headers, body, call: attempt.id.call };
+    let request = HttpRequest {
+        upstream: attempt.account.upstream.clone(),
+        url,
+        chosen_by: ChosenBy::Operator,
+        headers,
+        body,
+        call: attempt.id.call,
+    };
 
     let head = tokio::select! {
         biased;

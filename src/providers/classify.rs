@@ -62,6 +62,35 @@ fn may_be_retried(status: u16) -> bool {
     status >= 400 && !NEVER_RETRIED.contains(&status)
 }
 
+/// What has become of a request behind a failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// Certainly nobody worked on it: it may be made again at no risk.
+    Unworked,
+    /// It was answered, if only to say that it failed.
+    Answered,
+    /// It may have been worked on, and billed, and what came of it was lost.
+    Lost,
+}
+
+/// What is known of the fate of a request that failed so.
+pub(crate) fn fate(failure: &Failure) -> Fate {
+    use FailureKind::*;
+    let (Sent::Maybe, Some(status)) = (failure.sent, failure.status()) else {
+        return if failure.sent == Sent::No { Fate::Unworked } else { Fate::Lost };
+    };
+    match (failure.kind, status) {
+        (RateLimited | OutOfQuota | KeyRefused | Redirected | Untranslatable, _) => Fate::Unworked,
+        // It was sent away for the load, or before it was begun.
+        (_, 429 | 503 | 529) => Fate::Unworked,
+        // Who says so stands between us and whoever may have worked on it.
+        (_, 408 | 502 | 504 | 520..=524) => Fate::Lost,
+        // Refused for what it is.
+        (_, 400..=499) if status != 409 => Fate::Unworked,
+        _ => Fate::Answered,
+    }
+}
+
 fn failure(
     kind: FailureKind,
     status: u16,
@@ -118,7 +147,7 @@ fn after(status: u16, headers: &Headers, error: &ErrorBody, now: SystemTime) -> 
 }
 
 /// `Retry-After`: seconds, fractions of them, or a date.
-fn retry_after(value: &str, headers: &Headers, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, headers: &Headers, now: SystemTime) -> Option<Duration> {
     if let Some(length) = waits::plain(value, Duration::from_secs(1)) {
         return Some(length);
     }

@@ -69,6 +69,19 @@ impl Store {
         }
     }
 
+    /// What another process finds that opens this store in memory after ours is gone: everything, while whatever we still ask is
+    /// refused.
+    #[cfg(test)]
+    pub(crate) fn reopened(&self) -> Self {
+        #[allow(irrefutable_let_patterns)] // without sqlite there is no other kind
+        let Kind::Memory(inline) = &self.kind else { panic!("a file is opened again by its name") };
+        let mut gone = inline.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.is_open = false;
+        let memory = std::mem::replace(&mut gone.memory, Memory::new());
+        let inline = Inline { memory, is_open: true };
+        Self { kind: Kind::Memory(Arc::new(Mutex::new(inline))), owner: Owner(self.owner.0 + 1) }
+    }
+
     #[cfg(feature = "sqlite")]
     pub(super) fn open_file(file: &Path, options: sqlite::Options) -> Result<Self, OpenError> {
         let system = |error: std::io::Error| OpenError::System { file: file.to_owned(), detail: error.to_string() };

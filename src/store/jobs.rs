@@ -270,6 +270,9 @@ pub(crate) trait JobRecords {
     /// One job, with its end; `None` where `tenant` has none of that id.
     fn job(&self, id: JobId, tenant: Option<&str>) -> Result<Option<JobRecord>, StoreError>;
 
+    /// The same, whosever it is: for what is told of it to whom it named.
+    fn job_of_anyone(&self, id: JobId) -> Result<Option<JobRecord>, StoreError>;
+
     /// Jobs without their ends, newest first. Lines of batches are not among them.
     fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError>;
 

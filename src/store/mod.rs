@@ -25,8 +25,6 @@ mod tests;
 #[cfg(feature = "sqlite")]
 mod writer;
 
-use std::time::Duration;
-
 use batches::{BatchChanges, BatchRecords};
 use files::{FileChanges, FileRecords};
 #[allow(unused_imports)] // until jobs use it
@@ -39,7 +37,6 @@ use outbox::{OutboxChanges, OutboxRecords};
 use crate::clock::Dice;
 #[cfg(feature = "sqlite")]
 use crate::clock::{self, WallClock};
-use crate::messages::{Error, ErrorKind};
 
 /// Milliseconds of wall time since 1970.
 pub(crate) type Ms = i64;
@@ -88,18 +85,4 @@ fn wall_now() -> Ms {
 /// The number that a new store's ids begin with: 23 rolled bits above the 40 that count.
 fn first_id(dice: &mut Dice) -> i64 {
     i64::try_from(dice.number() >> 41).unwrap_or_default() << 40
-}
-
-impl From<StoreError> for Error {
-    /// What a caller is told of it. What it says of the disk is for the operator's eyes.
-    fn from(error: StoreError) -> Self {
-        let (what, after) = match error {
-            StoreError::Behind => ("the store has more to write than it can; come again in a moment", 1),
-            StoreError::Full(_) => ("the store's disk is full; come again later", 30),
-            StoreError::Io(_) | StoreError::Corrupt(_) | StoreError::Closed => {
-                ("the store cannot be used; come again later", 5)
-            }
-        };
-        Error::new(ErrorKind::Overloaded, what).with_retry_after(Duration::from_secs(after))
-    }
 }

@@ -55,6 +55,14 @@ impl Forebay {
         Self(Arc::new(Inner { shared, root, threads, failure }))
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.0.shared
+    }
+
+    pub(super) fn root(&self) -> &Rooted {
+        &self.0.root
+    }
+
     /// Starts the system on threads of its own, or with `[pool] threads = 0` on the caller's. Installs nothing
     /// process-wide. A future dropped before it resolves starts nothing that stays.
     ///
@@ -108,8 +116,7 @@ impl Forebay {
     /// # Panics
     /// Never: the system is together before there is a handle.
     pub fn dispatcher(&self) -> Addr<Dispatcher> {
-        let actors = self.0.shared.actors.read().unwrap_or_else(PoisonError::into_inner);
-        actors.as_ref().expect("together before there is a handle").dispatcher.clone()
+        self.0.shared.dispatcher()
     }
 
     /// The pool's supervisor, to kill parts of it.
@@ -131,11 +138,15 @@ impl Forebay {
         self.0.shared.admission.on_the_way()
     }
 
-    /// Resolves when the system has failed for good: it has crashed three times within a minute and given up, or its first
-    /// thread has ended. Every call ends as `restarting` from then on. Never resolves after a shutdown.
+    /// Resolves when the system has failed for good: it has crashed three times within a minute and given up, its first
+    /// thread has ended, or the disk of its store has failed. Every call ends as `restarting` from then on. Never resolves after a shutdown.
     pub async fn failed(&self) {
         let mut failure = self.0.failure.clone();
-        let is_gone = failure.wait_for(|failed| *failed).await.is_err();
+        let is_gone = tokio::select! {
+            biased;
+            failed = failure.wait_for(|failed| *failed) => failed.is_err(),
+            _ = self.store_failed() => return,
+        };
         // An error means that the root is gone: as it should be when it was told to, and with its thread otherwise.
         if is_gone && self.0.shared.stopped.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
@@ -148,6 +159,8 @@ impl Forebay {
         // Before it is asked who the dispatcher is: one that follows it knows.
         self.0.shared.draining.store(true, Ordering::Relaxed);
         let dispatcher = self.dispatcher();
+        // Before the dispatcher, which would send new ones back.
+        let jobs = self.0.shared.drain_jobs();
         let (done, drained) = oneshot::channel();
         dispatcher.do_send(Drain { done });
         let mut drained = std::pin::pin!(drained);
@@ -164,6 +177,16 @@ impl Forebay {
                     () = last => {}
                 }
             }
+        }
+        if let Some(jobs) = jobs {
+            tokio::select! {
+                biased;
+                _ = jobs => {}
+                () = clock::until(clock::now() + LAST_WORDS) => {}
+            }
+        }
+        if let Some(registry) = self.0.shared.durable.get() {
+            registry.store().close().await;
         }
         self.0.shared.stopped.store(true, Ordering::Relaxed);
         self.0.root.stop();
@@ -182,7 +205,7 @@ impl Forebay {
             let _ = reply.send(Err(error));
             return Pending { id, outcome, handle: None };
         }
-        self.dispatcher().do_send(Submit { id, request: Arc::new(request), admitted, seat, reply });
+        self.dispatcher().do_send(Submit { id, request: Arc::new(request), admitted, seat, durable: None, reply });
         Pending { id, outcome, handle: Some(self.clone()) }
     }
 
@@ -200,7 +223,11 @@ impl Forebay {
         let status = self.ask(AskStatus).await?;
         let vitals = &self.0.shared.vitals;
         let pool = PoolStatus { restarts: vitals.restarts(), is_unready: vitals.is_unready(), ..status.pool };
-        Some(Status { pool, body_bytes: self.0.shared.admission.held(), ..status })
+        let jobs = match self.0.shared.durable.get() {
+            Some(registry) => Some(registry.status().await),
+            None => None,
+        };
+        Some(Status { pool, body_bytes: self.0.shared.admission.held(), jobs, ..status })
     }
 
     /// Asks the dispatcher; `None` when it does not answer in time.

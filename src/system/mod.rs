@@ -1,5 +1,6 @@
 //! The composition root: starts the actors, hands out the handle, ends it all in order.
 
+mod durable;
 mod events;
 mod handle;
 mod root;

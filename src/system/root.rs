@@ -14,9 +14,11 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
+use super::durable::Durable;
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
+use crate::jobs::{Jobs, Way};
 use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::pool::{Lines, Supervisor, Vitals};
@@ -37,6 +39,9 @@ pub(super) struct Shared {
     pub(super) config: RwLock<Arc<Config>>,
     /// `None` until the root has started.
     pub(super) actors: RwLock<Option<Actors>>,
+    /// What has jobs run; `None` while no store is open.
+    pub(super) jobs: RwLock<Option<Addr<Jobs>>>,
+    pub(super) durable: Durable,
     pub(super) admission: Arc<Admission>,
     /// How the pool is.
     pub(super) vitals: Arc<Vitals>,
@@ -50,6 +55,15 @@ impl Shared {
     /// What a call is told whose dispatcher is no more.
     pub(super) fn nobody_there(&self) -> Error {
         if self.stopped.load(Ordering::Relaxed) { draining() } else { restarting() }
+    }
+
+    /// The dispatcher of now.
+    ///
+    /// # Panics
+    /// Never behind the start: the system is together before anybody asks.
+    pub(super) fn dispatcher(&self) -> Addr<Dispatcher> {
+        let actors = self.actors.read().unwrap_or_else(PoisonError::into_inner);
+        actors.as_ref().expect("together before there is a handle").dispatcher.clone()
     }
 
     pub(super) fn config(&self) -> Arc<Config> {
@@ -70,6 +84,11 @@ impl Rooted {
         self.0.send(Hello).await.is_ok()
     }
 
+    /// Has the jobs of the open store run.
+    pub(super) fn keep_jobs(&self) {
+        self.0.do_send(KeepJobs);
+    }
+
     pub(super) fn stop(&self) {
         self.0.do_send(Stop);
     }
@@ -86,6 +105,11 @@ impl Drop for Rooted {
 #[rtype(result = "()")]
 struct Hello;
 
+/// Handle to root: a store is open, its jobs are to run.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+struct KeepJobs;
+
 /// Puts the system together on the thread it lives on.
 pub(super) struct Root {
     shared: Arc<Shared>,
@@ -94,6 +118,8 @@ pub(super) struct Root {
     dice: Dice,
     legacy: Legacy,
     assembly: u32,
+    /// Which of the jobs' actors is the last.
+    jobs: u32,
     deaths: VecDeque<Instant>,
     failed: watch::Sender<bool>,
 }
@@ -107,7 +133,7 @@ impl Root {
         failed: watch::Sender<bool>,
     ) -> Self {
         let legacy = Legacy::default();
-        Self { shared, factory, arbiters, dice, legacy, assembly: 0, deaths: VecDeque::new(), failed }
+        Self { shared, factory, arbiters, dice, legacy, assembly: 0, jobs: 0, deaths: VecDeque::new(), failed }
     }
 
     /// Starts dispatcher and pool and draws the lines between them.
@@ -150,7 +176,48 @@ impl Root {
         }
     }
 
+    /// Starts what has jobs run, beside the dispatcher.
+    fn start_jobs(&mut self, ctx: &mut Context<Self>) {
+        let Some(registry) = self.shared.durable.get().cloned() else { return };
+        self.jobs += 1;
+        let (shared, of_config) = (Arc::clone(&self.shared), Arc::clone(&self.shared));
+        let way = Way {
+            admission: Arc::clone(&self.shared.admission),
+            dispatcher: Arc::new(move || shared.dispatcher()),
+            config: Arc::new(move || of_config.config()),
+        };
+        let dice = Dice::seeded(self.dice.number());
+        let watch = DeathWatch::new(ctx.address().recipient(), self.jobs, Part::Jobs);
+        let jobs = Jobs::new(registry, way, &self.factory, dice, watch).start();
+        *self.shared.jobs.write().unwrap_or_else(PoisonError::into_inner) = Some(jobs);
+    }
+
+    /// Whether the system bears another death.
+    fn bears_a_death(&mut self) -> bool {
+        let now = clock::now();
+        while self.deaths.front().is_some_and(|at| *at + WINDOW <= now) {
+            self.deaths.pop_front();
+        }
+        self.deaths.push_back(now);
+        self.deaths.len() < DEATHS
+    }
+
+    fn give_up(&mut self) {
+        events::system_failed(DEATHS, WINDOW);
+        self.assembly += 1;
+        self.jobs += 1;
+        self.stop_actors();
+        self.failed.send_replace(true);
+    }
+
     fn stop_actors(&self) {
+        if let Some(jobs) = &*self.shared.jobs.read().unwrap_or_else(PoisonError::into_inner) {
+            jobs.do_send(Stop);
+        }
+        self.stop_assembly();
+    }
+
+    fn stop_assembly(&self) {
         if let Some(actors) = &*self.shared.actors.read().unwrap_or_else(PoisonError::into_inner) {
             actors.stop();
         }
@@ -183,26 +250,36 @@ impl Handler<PartGone> for Root {
     type Result = ();
 
     fn handle(&mut self, gone: PartGone, ctx: &mut Context<Self>) {
-        if gone.assembly != self.assembly {
+        let is_last = if gone.part == Part::Jobs { gone.assembly == self.jobs } else { gone.assembly == self.assembly };
+        if !is_last {
             return;
         }
         events::part_died(gone.part);
+        if gone.part == Part::Jobs {
+            // Everything is on disk: the next one takes it up there.
+            return match self.bears_a_death() {
+                true => self.start_jobs(ctx),
+                false => self.give_up(),
+            };
+        }
         if gone.part != Part::Dispatcher {
             // The dispatcher goes with it, and leaves what its accounts have used; its own death is the one that counts.
-            return self.stop_actors();
+            return self.stop_assembly();
         }
-        let now = clock::now();
-        while self.deaths.front().is_some_and(|at| *at + WINDOW <= now) {
-            self.deaths.pop_front();
-        }
-        self.deaths.push_back(now);
-        if self.deaths.len() < DEATHS {
+        if self.bears_a_death() {
             self.assemble(ctx);
         } else {
-            events::system_failed(DEATHS, WINDOW);
-            self.assembly += 1;
-            self.stop_actors();
-            self.failed.send_replace(true);
+            self.give_up();
+        }
+    }
+}
+
+impl Handler<KeepJobs> for Root {
+    type Result = ();
+
+    fn handle(&mut self, _: KeepJobs, ctx: &mut Context<Self>) {
+        if self.jobs == 0 {
+            self.start_jobs(ctx);
         }
     }
 }
@@ -213,6 +290,7 @@ impl Handler<Stop> for Root {
     fn handle(&mut self, _: Stop, ctx: &mut Context<Self>) {
         // What dies from here on is meant to.
         self.assembly += 1;
+        self.jobs += 1;
         self.stop_actors();
         ctx.stop();
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, RwLock};
 
 use tokio::sync::{oneshot, watch};
 
+use super::durable::Durable;
 use super::handle::Forebay;
 use super::root::{Root, Rooted, Shared};
 use super::threads::Threads;
@@ -19,11 +20,21 @@ pub struct Builder {
     config: Config,
     transport: Option<TransportFactory>,
     dice: Dice,
+    opens_store: bool,
+    #[cfg(test)]
+    store: Option<crate::store::Store>,
 }
 
 impl Builder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, transport: None, dice: Dice::new() }
+        Self {
+            config,
+            transport: None,
+            dice: Dice::new(),
+            opens_store: false,
+            #[cfg(test)]
+            store: None,
+        }
     }
 
     /// Carries exchanges by what `open` makes, called once on each thread of the pool, instead of by HTTP.
@@ -40,11 +51,25 @@ impl Builder {
         self
     }
 
-    /// Starts the system.
+    /// Opens the store with the start, whether the configuration names one or not.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn opening_store(mut self) -> Self {
+        self.opens_store = true;
+        self
+    }
+
+    /// Keeps jobs in `store`.
+    #[cfg(test)]
+    pub(crate) fn store(mut self, store: crate::store::Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Starts the system, and opens its store where `[store]` names one.
     ///
     /// # Errors
     /// `start_failed` when the program was built with `panic = "abort"` (supervision catches panics), no thread could be
-    /// started, or `threads = 0` is asked for on a thread without an actix System.
+    /// started, `threads = 0` is asked for on a thread without an actix System, or the store cannot be opened.
     pub async fn start(self) -> Result<Forebay, Error> {
         if cfg!(panic = "abort") {
             return Err(Error::new(
@@ -61,7 +86,14 @@ impl Builder {
             0 => Threads::of_caller()?,
             count => Threads::own(count).await?,
         };
+        #[cfg(test)]
+        let durable = self.store.map_or_else(Durable::default, Durable::with);
+        #[cfg(not(test))]
+        let durable = Durable::default();
+        let opens_store = self.opens_store || config.store.is_told || durable.get().is_some();
         let shared = Arc::new(Shared {
+            jobs: RwLock::new(None),
+            durable,
             admission: Admission::new(&config),
             config: RwLock::new(config),
             actors: RwLock::new(None),
@@ -81,6 +113,11 @@ impl Builder {
         if !root.assembled().await {
             return Err(Error::new(ErrorKind::Start, "the actors did not come up"));
         }
-        Ok(Forebay::new(shared, root, threads, failure))
+        let forebay = Forebay::new(shared, root, threads, failure);
+        if opens_store {
+            forebay.jobs().await?;
+            forebay.root().keep_jobs();
+        }
+        Ok(forebay)
     }
 }

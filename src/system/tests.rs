@@ -3,6 +3,7 @@
 
 mod floods;
 mod gemini;
+mod jobs;
 mod storm;
 mod translated;
 mod wires;

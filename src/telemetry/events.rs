@@ -81,6 +81,11 @@ pub(crate) fn account_held(account: &AccountId, after: Duration) {
     tracing::info!(%account, seconds = after.as_secs_f64(), "account held by the upstream's word");
 }
 
+/// What an earlier process kept of an account is not as this one would have written it: it is learned anew.
+pub(crate) fn memory_unreadable(account: &AccountId, error: &serde_json::Error) {
+    tracing::warn!(%account, %error, "what was kept of the account's limits cannot be read; it is learned anew");
+}
+
 /// A limit that was not known before, or is another by now. `whose` says by whose word, or from what it was learned.
 pub(crate) fn limit_learned(account: &AccountId, model: Option<&str>, limit: &LimitLearned) {
     let LimitLearned { whose, counts, kind, limit, was, period, is_worse } = limit;

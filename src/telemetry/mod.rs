@@ -6,6 +6,8 @@ pub(crate) mod batches;
 pub(crate) mod events;
 #[cfg(feature = "gateway")]
 pub(crate) mod gateway;
+pub(crate) mod jobs;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
 pub(crate) mod store;
+pub(crate) mod webhooks;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::tally::{Fate, Loss};
 use crate::clock::{self, WallClock};
 use crate::messages::{Account, CallId, FailureKind, Request};
-use crate::pool::transport::{self, HttpRequest, HttpResponse, Transport, TransportError};
+use crate::pool::transport::{self, ChosenBy, HttpRequest, HttpResponse, Transport, TransportError};
 use crate::providers::{classify, dialect};
 use crate::simulator::expected_echo;
 
@@ -90,6 +90,7 @@ impl Client {
         let request = HttpRequest {
             upstream: self.account.upstream.clone(),
             url: encoded.url,
+            chosen_by: ChosenBy::Operator,
             headers: encoded.headers,
             body: encoded.body,
             call: CallId::new(),

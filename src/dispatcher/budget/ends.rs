@@ -49,6 +49,13 @@ impl Budget {
         self.end(&mut permit, end, now);
     }
 
+    /// The attempt was not made after all.
+    pub(crate) fn withheld(&mut self, mut permit: Permit, now: Instant) {
+        self.settle_cap(&permit, None);
+        self.group(permit.group, now).not_admitted(&permit.entered, false);
+        self.end(&mut permit, End::Unrelated, now);
+    }
+
     /// The attempt has ended: it cost what the upstream says, or else as much as it was estimated at most.
     fn settle_cap(&mut self, permit: &Permit, used: Option<Tokens>) {
         let (held, unsure) = permit.capped;

@@ -1,5 +1,5 @@
 //! What is worth keeping of an account over a restart: one value, of ages and waits in seconds. The status endpoint shows
-//! the learned part of it; a store that keeps it comes later.
+//! the learned part of it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -41,7 +41,6 @@ struct Model {
 
 impl Budget {
     /// What is worth keeping. What is in flight is not: no answer will come to it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a store of what was learned comes later"))]
     pub(crate) fn remember(&self, groups: &Groups, now: Instant) -> Memory {
         let names = groups.names();
         let model = |(group, learned): (_, &Learned)| {
@@ -59,7 +58,6 @@ impl Budget {
     }
 
     /// Takes up what was remembered by an account of the same key. Nonsense is bounded or left out, not believed.
-    #[cfg_attr(not(test), expect(dead_code, reason = "a store of what was learned comes later"))]
     pub(crate) fn recall(&mut self, memory: &Memory, groups: &mut Groups, now: Instant) {
         self.concurrency.recall(memory.at_once, now);
         self.sends = Sends::recall(&memory.log, now);

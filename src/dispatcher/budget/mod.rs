@@ -40,6 +40,7 @@ use self::day::UsedUp;
 use self::doubt::Doubt;
 pub(crate) use self::kept::Kept;
 use self::learned::{CapRates, Learned};
+pub(crate) use self::memory::Memory;
 use self::news::Said;
 pub(crate) use self::news::{Fact, News, Whose};
 pub(crate) use self::permit::Permit;

@@ -93,6 +93,11 @@ impl Budget {
         [&self.requests, &self.tokens].into_iter().flatten().map(status).collect()
     }
 
+    /// When it was last called.
+    pub(crate) fn sent_at(&self) -> Option<Instant> {
+        self.groups.values().filter_map(Learned::sent_at).max()
+    }
+
     /// The groups that were called within the last hour or whose day's quota is used up, the latest call first.
     pub(crate) fn busy_groups(&self, now: Instant) -> Vec<Group> {
         let sent_at = |(group, learned): (&Group, &Learned)| Some((learned.sent_at()?, *group));

@@ -15,18 +15,18 @@ use crate::config::Config;
 use crate::dispatcher::switchboard::{Order, Switchboard};
 use crate::dispatcher::{Admission, Legacy, Submit, check};
 use crate::messages::{
-    AttemptEnd, AttemptId, Attempted, CallId, Endpoint, Error, Failure, FailureKind, Headers, LimitReport, Outcome,
-    Priority, Request, SeatId, Sent, SlotId,
+    AskMemories, AttemptEnd, AttemptId, Attempted, CallId, Endpoint, Error, Failure, FailureKind, Headers, LimitReport,
+    Outcome, Priority, Recollection, Request, SeatId, Sent, SlotId,
 };
 
 /// How an attempt ends, and after how long.
-pub(super) type Script = Box<dyn FnMut(u32, &Request) -> (Duration, Result<(), Failure>)>;
+pub(in crate::dispatcher) type Script = Box<dyn FnMut(u32, &Request) -> (Duration, Result<(), Failure>)>;
 
 type UnderWay = (SlotId, AttemptId, Result<(), Failure>);
 
-pub(super) struct Stage {
-    pub(super) board: Switchboard,
-    pub(super) now: Instant,
+pub(in crate::dispatcher) struct Stage {
+    pub(in crate::dispatcher) board: Switchboard,
+    pub(in crate::dispatcher) now: Instant,
     start: Instant,
     admission: Arc<Admission>,
     script: Script,
@@ -38,10 +38,10 @@ pub(super) struct Stage {
     numbers: BTreeMap<CallId, u32>,
     waiting: BTreeMap<u32, oneshot::Receiver<Outcome>>,
     /// What happened, by time.
-    pub(super) log: Vec<String>,
+    pub(in crate::dispatcher) log: Vec<String>,
     /// Calls in the order of their starts, each with its account.
-    pub(super) starts: Vec<(u32, String)>,
-    pub(super) ended: BTreeMap<u32, (Instant, Result<(), Error>)>,
+    pub(in crate::dispatcher) starts: Vec<(u32, String)>,
+    pub(in crate::dispatcher) ended: BTreeMap<u32, (Instant, Result<(), Error>)>,
     problems: Rc<RefCell<Vec<String>>>,
 }
 
@@ -52,19 +52,33 @@ const MOST_SLOTS: u32 = 200;
 const MOST_CHECKED: usize = 400;
 
 impl Stage {
-    pub(super) fn new(upstream: &str, seed: u64, script: Script) -> Self {
+    pub(in crate::dispatcher) fn new(upstream: &str, seed: u64, script: Script) -> Self {
         let text = format!(
             "[queue]\ncapacity = 100000\nmax_bytes = \"1GiB\"\ndefault_timeout = \"24h\"\n\
              [upstreams.up]\nbase_url = \"http://u.test\"\nmodels = [\"*\"]\n{upstream}"
         );
         let config = Config::from_toml(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-        let (config, now) = (Arc::new(config), clock::now());
+        Self::with(Arc::new(config), seed, &Legacy::default(), clock::now(), script)
+    }
+
+    /// Another process, `after` this one was killed: all it knows is what was kept a moment before.
+    pub(in crate::dispatcher) fn killed(mut self, after: Duration) -> Self {
+        let ask = AskMemories { most: usize::MAX, every: Duration::ZERO };
+        let memories = self.board.memories(ask, self.now).into_iter();
+        let recollections = memories.map(|memory| Recollection { memory, ago: after }).collect();
+        let script = std::mem::replace(&mut self.script, Box::new(|_, _| unreachable!("it is killed")));
+        let (config, now) = (Arc::clone(&self.board.config), self.now + after);
+        drop(self);
+        Self::with(config, 1, &Legacy::of_earlier(recollections), now, script)
+    }
+
+    fn with(config: Arc<Config>, seed: u64, legacy: &Legacy, now: Instant, script: Script) -> Self {
         let problems: Rc<RefCell<Vec<String>>> = Rc::default();
         let told = Rc::clone(&problems);
         check::watch(move |what| told.borrow_mut().push(what));
         Self {
             admission: Admission::new(&config),
-            board: Switchboard::new(config, Dice::seeded(seed), &Legacy::default(), now),
+            board: Switchboard::new(config, Dice::seeded(seed), legacy, now),
             now,
             start: now,
             script,
@@ -81,7 +95,7 @@ impl Stage {
     }
 
     /// A call comes in that may need so many tokens of an answer; gives its number.
-    pub(super) fn call(&mut self, model: &str, tokens: u64, priority: Priority) -> u32 {
+    pub(in crate::dispatcher) fn call(&mut self, model: &str, tokens: u64, priority: Priority) -> u32 {
         let body = format!(r#"{{"model":"{model}","max_tokens":{tokens},"messages":[]}}"#);
         let request = Request::new(Endpoint::ChatCompletions, body).expect("a good body").with_priority(priority);
         let (id, number) = (CallId::new(), self.numbers.len() as u32);
@@ -91,7 +105,8 @@ impl Stage {
         let admitted = self.admission.admit(1).expect("there is room");
         self.note(format_args!("call {number}: {tokens} of {model}, {priority:?}"));
         self.board.run_due(self.now);
-        self.board.accept(Submit { id, request: Arc::new(request), admitted, seat: None, reply }, self.now);
+        self.board
+            .accept(Submit { id, request: Arc::new(request), admitted, seat: None, durable: None, reply }, self.now);
         self.settle();
         number
     }
@@ -147,18 +162,18 @@ impl Stage {
         assert!(problems.is_empty(), "{problems:#?}\n{}", self.tail());
     }
 
-    pub(super) fn tail(&self) -> String {
+    pub(in crate::dispatcher) fn tail(&self) -> String {
         self.log[self.log.len().saturating_sub(60)..].join("\n")
     }
 
     /// When something happens next of itself.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(in crate::dispatcher) fn next(&self) -> Option<Instant> {
         let end = self.under_way.first_key_value().map(|((at, _), _)| *at);
         end.into_iter().chain(self.board.next_due()).min()
     }
 
     /// Lets everything happen until `until`, and stands there.
-    pub(super) fn run_until(&mut self, until: Instant) {
+    pub(in crate::dispatcher) fn run_until(&mut self, until: Instant) {
         while let Some(next) = self.next().filter(|next| *next <= until) {
             self.now = self.now.max(next);
             self.board.run_due(self.now);
@@ -173,7 +188,7 @@ impl Stage {
     }
 
     /// Lets everything happen until every call has had its end.
-    pub(super) fn run_out(&mut self) {
+    pub(in crate::dispatcher) fn run_out(&mut self) {
         while !self.waiting.is_empty() {
             let next =
                 self.next().unwrap_or_else(|| panic!("{:?} wait for nothing\n{}", self.waiting.keys(), self.tail()));
@@ -181,7 +196,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::dispatcher) fn waiting(&self) -> usize {
         self.board.lanes[0].line.len()
     }
 }
@@ -198,7 +213,7 @@ fn answered((): ()) -> AttemptEnd {
 }
 
 /// The upstream says: come again after `after`.
-pub(super) fn too_many(after: Duration) -> Failure {
+pub(in crate::dispatcher) fn too_many(after: Duration) -> Failure {
     let mut failure = Failure::new(FailureKind::RateLimited, Sent::Maybe, "too many", "");
     failure.answer = Some((429, Headers::new(), Bytes::new()));
     failure.hint.after = Some(after);
@@ -206,12 +221,12 @@ pub(super) fn too_many(after: Duration) -> Failure {
 }
 
 /// The upstream is ill.
-pub(super) fn cut() -> Failure {
+pub(in crate::dispatcher) fn cut() -> Failure {
     Failure::new(FailureKind::Cut, Sent::Maybe, "cut", "")
 }
 
 /// The upstream refuses the key.
-pub(super) fn refused() -> Failure {
+pub(in crate::dispatcher) fn refused() -> Failure {
     let mut failure = Failure::new(FailureKind::KeyRefused, Sent::Maybe, "refused", "");
     failure.answer = Some((401, Headers::new(), Bytes::new()));
     failure

@@ -68,6 +68,11 @@ impl Check {
         }
     }
 
+    /// What its lines ask.
+    pub(super) fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+
     /// Where in the file the next piece begins; `None` when enough has been seen.
     pub(super) fn wants(&self) -> Option<u64> {
         (self.errors.len() < ERRORS_MAX && self.total <= LINES_MAX).then(|| self.lines.wants())

@@ -13,6 +13,7 @@ use super::step::{Step, step};
 use super::{load, write};
 use crate::clock::{self, Instant};
 use crate::config::Config;
+use crate::jobs::submission::is_served;
 use crate::messages::{BatchId, FileId, JobId};
 use crate::store::batches::{BatchRecord, BatchStatus};
 use crate::store::{Changes, Ms, Records, Store, StoreError};
@@ -35,8 +36,8 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 
 /// Whoever runs jobs.
 pub(crate) trait Runner {
-    /// More jobs wait in these queues.
-    fn queued(&self, queues: &BTreeSet<Arc<str>>);
+    /// More jobs wait in these queues; they are out of time then.
+    fn queued(&self, queues: &BTreeSet<Arc<str>>, expires_at: Ms);
 
     /// These jobs were claimed, and have been called off.
     fn let_go(&self, jobs: &[JobId]);
@@ -44,14 +45,14 @@ pub(crate) trait Runner {
 
 /// Everything that takes batches forward.
 pub(crate) struct Driver<R> {
-    pub(crate) store: Store,
-    pub(crate) runner: R,
+    store: Store,
+    runner: R,
     /// The configuration in force.
-    pub(crate) config: Box<dyn Fn() -> Arc<Config>>,
+    config: Box<dyn Fn() -> Arc<Config>>,
     /// Wall time.
-    pub(crate) now: Box<dyn Fn() -> Ms>,
+    now: Box<dyn Fn() -> Ms>,
     /// Woken when a batch is accepted or called off.
-    pub(crate) wake: Arc<Notify>,
+    wake: Arc<Notify>,
     /// The batch that is being looked through. One at a time, since that takes memory.
     checking: Option<(BatchId, Check)>,
     pruned: Option<Instant>,
@@ -106,7 +107,7 @@ impl<R: Runner> Driver<R> {
             Step::Check => self.check(batch, config).await?,
             Step::Load => {
                 let loaded = self.store.write(move |store| load::load(store, id, now, max_line_bytes));
-                self.runner.queued(&loaded.await?);
+                self.runner.queued(&loaded.await?, batch.expires_at);
             }
             Step::Cancel(rest) => {
                 let cancelled = self.store.write(move |store| store.cancel_lines(id, now, CANCEL_LINES)).await?;
@@ -185,7 +186,8 @@ enum Looked {
 }
 
 fn look_through(records: &dyn Records, input: FileId, mut check: Check, config: &Config) -> Result<Looked, StoreError> {
-    let is_served = |model: &str| !config.targets(model).is_empty();
+    let endpoint = check.endpoint();
+    let is_served = |model: &str| is_served(config, endpoint, Some(model));
     for _ in 0..CHECK_PIECES {
         let piece = match check.wants() {
             Some(at) => records.piece(input, at)?,

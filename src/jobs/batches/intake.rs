@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use super::upload::Upload;
+use crate::jobs::refusal;
 use crate::messages::{BatchId, Endpoint, Error, ErrorKind, FileId};
 use crate::store::batches::{BatchFilter, BatchRecord, BatchStatus, Created, NewBatch};
 use crate::store::files::{FileFilter, FileRecord, NewFile, Purpose};
@@ -50,21 +51,21 @@ impl Batches {
     /// A file, without its bytes.
     pub(crate) async fn file(&self, id: FileId, tenant: Option<Arc<str>>) -> Result<FileRecord, Error> {
         let found = self.store.read(move |records| records.file(id, tenant.as_deref()));
-        found.await?.ok_or_else(|| no_such("file", &id))
+        found.await.map_err(refusal)?.ok_or_else(|| no_such("file", &id))
     }
 
     pub(crate) async fn files(&self, filter: FileFilter) -> Result<Vec<FileRecord>, Error> {
-        Ok(self.store.read(move |records| records.files(&filter)).await?)
+        Ok(self.store.read(move |records| records.files(&filter)).await.map_err(refusal)?)
     }
 
     /// What stands in a file from `at` on, as far as one row goes; `None` at its end.
     pub(crate) async fn piece(&self, id: FileId, at: u64) -> Result<Option<Bytes>, Error> {
-        Ok(self.store.read(move |records| records.piece(id, at)).await?)
+        Ok(self.store.read(move |records| records.piece(id, at)).await.map_err(refusal)?)
     }
 
     pub(crate) async fn remove_file(&self, id: FileId, tenant: Option<Arc<str>>) -> Result<(), Error> {
         let removed = self.store.write(move |changes| changes.remove_file(id, tenant.as_deref()));
-        if removed.await? { Ok(()) } else { Err(no_such("file", &id)) }
+        if removed.await.map_err(refusal)? { Ok(()) } else { Err(no_such("file", &id)) }
     }
 
     /// Accepts a batch.
@@ -74,7 +75,7 @@ impl Batches {
     /// used for something else.
     pub(crate) async fn create(&self, ask: Ask, now: Ms) -> Result<BatchRecord, Error> {
         let input = ask.input;
-        let made = self.store.accept(0, move |changes| create(changes, ask, now)).await?;
+        let made = self.store.accept(0, move |changes| create(changes, ask, now)).await.map_err(refusal)?;
         self.wake.notify_one();
         match made {
             Made::Batch(batch) => Ok(*batch),
@@ -91,12 +92,12 @@ impl Batches {
     }
 
     pub(crate) async fn batch(&self, id: BatchId, tenant: Option<Arc<str>>) -> Result<BatchRecord, Error> {
-        let found = self.store.read(move |records| records.batch(id)).await?;
+        let found = self.store.read(move |records| records.batch(id)).await.map_err(refusal)?;
         found.filter(|batch| batch.tenant == tenant).ok_or_else(|| no_such("batch", &id))
     }
 
     pub(crate) async fn batches(&self, filter: BatchFilter) -> Result<Vec<BatchRecord>, Error> {
-        Ok(self.store.read(move |records| records.batches(&filter)).await?)
+        Ok(self.store.read(move |records| records.batches(&filter)).await.map_err(refusal)?)
     }
 
     /// Calls a batch off; one that is called off already stays so.
@@ -113,7 +114,7 @@ impl Batches {
             }
             Ok(Some(batch))
         });
-        let batch = cancelled.await?.ok_or_else(|| no_such("batch", &id))?;
+        let batch = cancelled.await.map_err(refusal)?.ok_or_else(|| no_such("batch", &id))?;
         self.wake.notify_one();
         match batch.status {
             BatchStatus::Cancelling | BatchStatus::Cancelled => Ok(batch),

@@ -25,7 +25,7 @@ const DAY: Ms = 86_400_000;
 struct Nobody;
 
 impl Runner for Nobody {
-    fn queued(&self, _: &BTreeSet<Arc<str>>) {}
+    fn queued(&self, _: &BTreeSet<Arc<str>>, _: Ms) {}
 
     fn let_go(&self, _: &[JobId]) {}
 }

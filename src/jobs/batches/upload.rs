@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::clock;
+use crate::jobs::refusal;
 use crate::messages::{Error, ErrorKind, FileId};
 use crate::store::files::{FileRecord, NewFile, PIECE_MAX_BYTES, Seal};
 use crate::store::{Store, StoreError};
@@ -42,7 +43,7 @@ impl Upload {
     /// What the store says.
     pub(crate) async fn begin(store: &Store, file: NewFile) -> Result<Self, Error> {
         let tenant = file.tenant.clone();
-        let begun = store.accept(0, move |changes| changes.begin_file(&file)).await?;
+        let begun = store.accept(0, move |changes| changes.begin_file(&file)).await.map_err(refusal)?;
         Ok(Self {
             store: store.clone(),
             tenant,
@@ -89,7 +90,7 @@ impl Upload {
             true => changes.file(file, tenant.as_deref()),
             false => Ok(None),
         });
-        let record = sealed.await?.ok_or_else(gone)?;
+        let record = sealed.await.map_err(refusal)?.ok_or_else(gone)?;
         self.file = None;
         Ok(record)
     }
@@ -145,7 +146,7 @@ async fn grow(store: Store, file: FileId, at: u64, piece: Bytes) -> Result<(), E
                 tries += 1;
                 clock::until(clock::now() + AGAIN).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(refusal(error)),
         }
     }
 }

@@ -25,7 +25,7 @@ use super::faults::{incomplete, unanswered};
 use super::pieces::InPieces;
 use super::tls::Trust;
 use super::trace::{Exchange, scope};
-use super::{HttpRequest, HttpResponse, LocalFuture, Transport, TransportError, TransportFactory};
+use super::{ChosenBy, HttpRequest, HttpResponse, LocalFuture, Transport, TransportError, TransportFactory};
 use crate::clock::{self, Instant};
 use crate::messages::{Authorities, FailureKind, Headers, Sent, Upstream};
 
@@ -37,7 +37,7 @@ const AGENT: &str = concat!("forebay/", env!("CARGO_PKG_VERSION"));
 const KEEP_ALIVE: Duration = Duration::from_secs(50);
 /// How long a client, and any connection, is taken up again at all: so that a name that moves is followed. And awc looks
 /// at a kept connection only when it wants one to the same host, so connections to a host that nothing is sent to any
-/// more (a webhook's) would stay open forever, did they not go with their client.
+/// more would stay open forever, did they not go with their client.
 pub(super) const LIFETIME: Duration = Duration::from_secs(600);
 /// Requests in flight for one upstream on one thread, before awc would make them wait: never. Waiting is the
 /// dispatcher's business, and awc has no limit of time for it.
@@ -72,6 +72,7 @@ struct Entry {
     tls: bool,
     connect: Duration,
     authorities: Authorities,
+    chosen_by: ChosenBy,
     made: Instant,
     client: Client,
 }
@@ -82,8 +83,10 @@ impl Entry {
     }
 
     /// Whether it dials as the configuration has it now: a reload may have changed that.
-    fn is_current(&self, upstream: &Upstream) -> bool {
-        self.connect == upstream.timeouts.connect && self.authorities == upstream.authorities
+    fn is_current(&self, upstream: &Upstream, chosen_by: ChosenBy) -> bool {
+        self.connect == upstream.timeouts.connect
+            && self.authorities == upstream.authorities
+            && self.chosen_by == chosen_by
     }
 }
 
@@ -93,13 +96,13 @@ impl AwcTransport {
     }
 
     /// The client of `upstream`, made anew where a reload has changed how it dials.
-    fn client(&self, upstream: &Upstream, tls: bool) -> Result<Client, TransportError> {
+    fn client(&self, upstream: &Upstream, tls: bool, chosen_by: ChosenBy) -> Result<Client, TransportError> {
         let mut clients = self.clients.borrow_mut();
         let now = clock::now();
         clients.retain(|entry| now.saturating_duration_since(entry.made) < LIFETIME); // what is in flight goes on
         let at = clients.iter().position(|entry| entry.is_for(upstream, tls));
         if let Some(at) = at
-            && clients[at].is_current(upstream)
+            && clients[at].is_current(upstream, chosen_by)
         {
             return Ok(clients[at].client.clone());
         }
@@ -110,12 +113,13 @@ impl AwcTransport {
                 })?),
                 false => None,
             };
-        let client = client(Dial { tls: config, limit: upstream.timeouts.connect });
+        let client = client(Dial { tls: config, limit: upstream.timeouts.connect, chosen_by });
         let entry = Entry {
             upstream: upstream.name.clone(),
             tls,
             connect: upstream.timeouts.connect,
             authorities: upstream.authorities.clone(),
+            chosen_by,
             made: now,
             client: client.clone(),
         };
@@ -140,8 +144,14 @@ impl AwcTransport {
     }
 
     fn prepare(&self, request: HttpRequest) -> Result<(ClientRequest, Bytes, bool), TransportError> {
-        let place = self.place(request.url)?;
-        let mut post = self.client(&request.upstream, place.tls)?.post(place.uri).no_decompress();
+        let chosen_by = request.chosen_by;
+        // Callers choose many places, which are not worth remembering, and whose connections must not be collected here.
+        let is_usual = chosen_by == ChosenBy::Operator;
+        let place = if is_usual { self.place(request.url)? } else { Place::read(&request.url)? };
+        let mut post = self.client(&request.upstream, place.tls, chosen_by)?.post(place.uri).no_decompress();
+        if !is_usual {
+            post = post.force_close();
+        }
         let headers = post.headers_mut();
         headers.insert(USER_AGENT, HeaderValue::from_static(AGENT)); // the upstream's own configuration may name another
         let mut named_agent = false;

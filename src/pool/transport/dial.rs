@@ -18,6 +18,7 @@ use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use super::reach::ChosenBy;
 use super::strict::Strict;
 use super::wire::Wire;
 use super::{LocalFuture, handshake};
@@ -61,6 +62,8 @@ pub(super) struct Dial {
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// For name, TCP and TLS together.
     pub(super) limit: Duration,
+    /// Which addresses may be connected to.
+    pub(super) chosen_by: ChosenBy,
 }
 
 impl Service<ConnectInfo<http::Uri>> for Dial {
@@ -99,9 +102,9 @@ impl Dial {
     }
 
     async fn connect(&self, host: &str, port: u16, part: &Cell<&'static str>) -> Result<Wire, DialError> {
-        let addresses = resolve(host, port).await?;
+        let addresses = within_reach(resolve(host, port).await?, self.chosen_by)?;
         part.set("TCP");
-        let tcp = race(addresses).await?;
+        let tcp = race(addresses, self.chosen_by).await?;
         let Some(config) = &self.tls else { return Ok(Wire::Plain(tcp)) };
         part.set("TLS");
         let name = ServerName::try_from(host.to_owned()).map_err(|error| DialError::unreachable("TLS", error))?;
@@ -133,6 +136,18 @@ async fn resolve(host: &str, port: u16) -> Result<VecDeque<SocketAddr>, DialErro
     if addresses.is_empty() { Err(DialError::unreachable("DNS", "no address")) } else { Ok(addresses) }
 }
 
+/// Those of `addresses` that may be connected to. They are the ones that are: the name is not asked again.
+fn within_reach(addresses: VecDeque<SocketAddr>, chosen_by: ChosenBy) -> Result<VecDeque<SocketAddr>, DialError> {
+    let (within, beyond): (VecDeque<_>, VecDeque<_>) =
+        addresses.into_iter().partition(|address| chosen_by.may_reach(address.ip()));
+    match beyond.front() {
+        Some(address) if within.is_empty() => {
+            Err(DialError::unreachable("DNS", format_args!("leads to {}, which is not public", address.ip())))
+        }
+        _ => Ok(within),
+    }
+}
+
 /// Both families by turns, the resolver's first choice first: a family that leads nowhere costs one stagger, not many.
 fn interleave(found: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
     let found: Vec<_> = found.collect();
@@ -151,7 +166,7 @@ fn interleave(found: impl Iterator<Item = SocketAddr>) -> VecDeque<SocketAddr> {
 }
 
 /// The first address that takes a connection; each is started when the one before has failed or had its time.
-async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialError> {
+async fn race(mut addresses: VecDeque<SocketAddr>, chosen_by: ChosenBy) -> Result<TcpStream, DialError> {
     let mut attempts = FuturesUnordered::new();
     let mut last = DialError::unreachable("TCP", "no address");
     loop {
@@ -168,7 +183,7 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialErro
         };
         tokio::select! {
             biased;
-            Some((address, connected)) = attempts.next() => match connected.and_then(|tcp| tuned(&tcp).map(|()| tcp)) {
+            Some((address, connected)) = attempts.next() => match connected.and_then(|tcp| outward(tcp, chosen_by)).and_then(tuned) {
                 Ok(tcp) => return Ok(tcp),
                 Err(error) => last = DialError::unreachable("TCP", format_args!("{address}: {error}")),
             },
@@ -177,16 +192,26 @@ async fn race(mut addresses: VecDeque<SocketAddr>) -> Result<TcpStream, DialErro
     }
 }
 
+/// `tcp`, unless it must reach public addresses only and leads back to this very machine: what listens at a public address
+/// of its own may be kept from the world by a firewall that does not stand between us.
+fn outward(tcp: TcpStream, chosen_by: ChosenBy) -> io::Result<TcpStream> {
+    let is_own = tcp.local_addr()?.ip() == tcp.peer_addr()?.ip();
+    match chosen_by {
+        ChosenBy::Caller if is_own => Err(io::Error::other("is an address of this machine")),
+        _ => Ok(tcp),
+    }
+}
+
 /// What neither awc nor tokio sets: no waiting for more to write, and an end to connections whose peer has vanished.
-fn tuned(tcp: &TcpStream) -> io::Result<()> {
+fn tuned(tcp: TcpStream) -> io::Result<TcpStream> {
     tcp.set_nodelay(true)?;
-    let socket = SockRef::from(tcp);
+    let socket = SockRef::from(&tcp);
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(DEAD_PATH))?;
-    Ok(())
+    Ok(tcp)
 }
 
 #[cfg(test)]
@@ -204,15 +229,41 @@ mod tests {
     async fn an_address_that_refuses_gives_way_to_the_next_at_once() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let tcp = race(VecDeque::from([closed, open.local_addr().unwrap()])).await.unwrap();
+        let both = VecDeque::from([closed, open.local_addr().unwrap()]);
+        let tcp = race(both, ChosenBy::Operator).await.unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), open.local_addr().unwrap());
         assert!(tcp.nodelay().unwrap());
         let socket = SockRef::from(&tcp);
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(30));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(DEAD_PATH));
-        let error = race(VecDeque::from([closed])).await.unwrap_err();
+        let error = race(VecDeque::from([closed]), ChosenBy::Operator).await.unwrap_err();
         assert_eq!(error.kind, FailureKind::Unreachable);
+    }
+
+    #[test]
+    fn of_a_names_addresses_a_caller_reaches_the_public_ones_and_none_where_there_are_none() {
+        let addresses = |texts: &[&str]| -> VecDeque<SocketAddr> { texts.iter().map(|t| t.parse().unwrap()).collect() };
+        let mixed = addresses(&["127.0.0.1:80", "8.8.8.8:80", "[::1]:80", "[2606:4700::1]:80", "169.254.169.254:80"]);
+        let within = within_reach(mixed.clone(), ChosenBy::Caller).unwrap();
+        assert_eq!(within, addresses(&["8.8.8.8:80", "[2606:4700::1]:80"]));
+        assert_eq!(within_reach(mixed.clone(), ChosenBy::TrustedCaller).unwrap(), mixed);
+
+        let private = addresses(&["10.0.0.1:80", "[fd00::1]:80"]);
+        let error = within_reach(private.clone(), ChosenBy::Caller).unwrap_err();
+        assert_eq!(error.kind, FailureKind::Unreachable);
+        assert_eq!(error.detail, "DNS: leads to 10.0.0.1, which is not public");
+        assert_eq!(within_reach(private.clone(), ChosenBy::Operator).unwrap(), private);
+    }
+
+    #[tokio::test]
+    async fn a_caller_does_not_reach_this_machine_by_a_public_address_of_its_own() {
+        // Loopback stands for it: nothing else here is an own address, and what its kind is was asked before.
+        let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addresses = VecDeque::from([own.local_addr().unwrap()]);
+        let error = race(addresses.clone(), ChosenBy::Caller).await.unwrap_err();
+        assert!(error.detail.ends_with("is an address of this machine"), "{error}");
+        race(addresses, ChosenBy::TrustedCaller).await.unwrap();
     }
 
     /// A full backlog, which on Linux swallows whoever connects.
@@ -226,11 +277,11 @@ mod tests {
         let _fills_it = TcpStream::connect(address).await.unwrap();
 
         let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let both = race(VecDeque::from([address, open.local_addr().unwrap()]));
+        let both = race(VecDeque::from([address, open.local_addr().unwrap()]), ChosenBy::Operator);
         let tcp = tokio::time::timeout(STAGGER * 40, both).await.expect("not the kernel's two minutes").unwrap();
         assert_eq!(tcp.peer_addr().unwrap(), open.local_addr().unwrap());
 
-        let dial = Dial { tls: None, limit: Duration::from_millis(50) };
+        let dial = Dial { tls: None, limit: Duration::from_millis(50), chosen_by: ChosenBy::Operator };
         let error = dial.dial(&format!("http://{address}").parse().unwrap()).await.unwrap_err();
         assert_eq!(error.kind, FailureKind::Timeout(Phase::Connect));
         assert!(error.detail.starts_with("TCP"), "{error}");

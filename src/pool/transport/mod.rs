@@ -8,6 +8,7 @@ mod handshake;
 mod head;
 mod memory;
 mod pieces;
+mod reach;
 mod strict;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -29,6 +30,8 @@ pub use self::awc::http;
 pub use memory::{MemoryTransport, Scripted};
 #[cfg(feature = "gateway")]
 pub(crate) use pieces::{InPieces, PIECE_BYTES};
+pub use reach::ChosenBy;
+pub(crate) use reach::is_public;
 
 /// A future that stays on its thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -43,6 +46,8 @@ pub trait Transport: 'static {
     /// A redirect is an answer like any other; interim (1xx) answers are never seen. Whoever calls sets the limits of
     /// time, save that of connecting (`request.upstream.timeouts.connect`), which is the transport's own. Dropping the
     /// future or the body ends the exchange and closes its connection.
+    ///
+    /// What connects must ask `request.chosen_by` about each address, or callers reach what is private by their webhooks.
     fn send(&self, request: HttpRequest) -> LocalFuture<Result<HttpResponse, TransportError>>;
 }
 
@@ -57,6 +62,8 @@ pub struct HttpRequest {
     pub upstream: Arc<Upstream>,
     /// Absolute, `http` or `https`.
     pub url: String,
+    /// Who has chosen the URL: which addresses it may lead to, and whether its connection is kept.
+    pub chosen_by: ChosenBy,
     /// All headers but host and content-length.
     pub headers: Headers,
     /// The body.

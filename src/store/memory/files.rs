@@ -220,7 +220,9 @@ impl FileChanges for Memory {
         for id in goes.take(room).collect::<Vec<_>>() {
             let pieces = self.files.pieces.range((id, 0)..=(id, u64::MAX)).take(room).map(|(key, _)| *key);
             let pieces: Vec<_> = pieces.collect();
-            pieces.iter().for_each(|key| drop(self.files.pieces.remove(key)));
+            for key in &pieces {
+                self.files.pieces.remove(key);
+            }
             room -= pieces.len();
             if room == 0 {
                 break;

@@ -301,6 +301,10 @@ impl JobRecords for Memory {
         Ok(row.map(|row| row.record(id, row.end.clone())))
     }
 
+    fn job_of_anyone(&self, id: JobId) -> Result<Option<JobRecord>, StoreError> {
+        Ok(self.jobs.rows.get(&id).map(|row| row.record(id, row.end.clone())))
+    }
+
     fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRecord>, StoreError> {
         let JobFilter { tenant, status, after, limit } = filter;
         let end = after.unwrap_or(JobId::of(i64::MAX));

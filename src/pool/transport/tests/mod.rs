@@ -3,6 +3,7 @@
 mod connections;
 mod handshakes;
 pub(crate) mod peer;
+mod reach;
 pub(crate) mod rig;
 mod strict;
 mod uploads;

@@ -13,7 +13,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 
-use super::super::{HttpRequest, HttpResponse, Transport, TransportError, http};
+use super::super::{ChosenBy, HttpRequest, HttpResponse, Transport, TransportError, http};
 use super::peer::Peer;
 use crate::messages::{Authorities, CallId, Headers, Timeouts, Upstream, UpstreamKind};
 
@@ -113,6 +113,7 @@ pub(crate) fn upstream(name: &str, connect: Duration, authorities: Authorities) 
 pub(crate) struct Rig {
     pub(crate) transport: Rc<dyn Transport>,
     pub(crate) upstream: Arc<Upstream>,
+    pub(crate) chosen_by: ChosenBy,
     pub(crate) base: String,
 }
 
@@ -131,7 +132,8 @@ impl Rig {
 
     /// A transport for what `base` leads to, trusting our authority.
     pub(crate) fn at(base: String) -> Self {
-        Self { transport: http()(), upstream: upstream("peer", Duration::from_secs(20), OURS.trust()), base }
+        let upstream = upstream("peer", Duration::from_secs(20), OURS.trust());
+        Self { transport: http()(), upstream, chosen_by: ChosenBy::Operator, base }
     }
 
     pub(crate) fn request(&self, path: &str, body: impl Into<Bytes>) -> HttpRequest {
@@ -140,7 +142,14 @@ impl Rig {
             headers.push(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         let url = format!("{}{path}", self.base);
-        HttpRequest { upstream: self.upstream.clone(), url, headers, body: body.into(), call: CallId::new() }
+        HttpRequest {
+            upstream: self.upstream.clone(),
+            url,
+            chosen_by: self.chosen_by,
+            headers,
+            body: body.into(),
+            call: CallId::new(),
+        }
     }
 
     pub(crate) async fn open(&self, path: &str, body: impl Into<Bytes>) -> Result<HttpResponse, TransportError> {
