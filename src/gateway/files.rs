@@ -137,7 +137,7 @@ fn pieces(
     paced: Paced<Shelved>,
     failed: Rc<RefCell<Option<Error>>>,
 ) -> impl Stream<Item = Result<Bytes, PayloadError>> + 'static {
-    stream::unfold((Some(paced), failed), |(paced, failed)| async move {
+    let pieces = stream::unfold((Some(paced), failed), |(paced, failed)| async move {
         let mut paced = paced?;
         match paced.next().await {
             Ok(piece) => piece.map(|piece| (Ok(piece), (Some(paced), failed))),
@@ -146,7 +146,9 @@ fn pieces(
                 Some((Err(PayloadError::Incomplete(None)), (None, failed)))
             }
         }
-    })
+    });
+    // The parser asks again behind the end.
+    pieces.fuse()
 }
 
 /// An upload's form, all of it read.

@@ -74,10 +74,7 @@ impl BatchRecords for Sqlite {
     }
 
     fn open_batches(&self) -> Result<Vec<BatchRecord>, StoreError> {
-        // Few at any time.
-        let mut open = self.all("SELECT * FROM batch WHERE ended_at IS NULL", (), record)?;
-        open.sort_unstable_by_key(|batch| batch.id);
-        Ok(open)
+        self.all("SELECT * FROM batch WHERE ended_at IS NULL ORDER BY id", (), record)
     }
 }
 
@@ -187,7 +184,7 @@ impl BatchChanges for Sqlite {
         self.change(
             "DELETE FROM batch WHERE id IN (
                  SELECT id FROM batch
-                 WHERE ended_at IS NOT NULL AND ended_at < ?1
+                 WHERE ended_at < ?1
                      AND NOT EXISTS (SELECT 1 FROM file WHERE file.id = batch.output AND state <> 'hidden')
                      AND NOT EXISTS (SELECT 1 FROM file WHERE file.id = batch.error AND state <> 'hidden')
                  ORDER BY ended_at LIMIT ?2)",

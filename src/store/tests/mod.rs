@@ -1,5 +1,6 @@
 //! One body of tests for every kind of store.
 
+mod files;
 mod handle;
 mod life;
 mod model;

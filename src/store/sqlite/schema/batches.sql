@@ -40,7 +40,8 @@ CREATE TABLE batch (
 ) STRICT;
 CREATE INDEX batch_listed ON batch (tenant, id);
 CREATE UNIQUE INDEX batch_key ON batch (tenant, key) WHERE key IS NOT NULL;
-CREATE INDEX batch_open ON batch (input) WHERE ended_at IS NULL;
-CREATE INDEX batch_ended ON batch (ended_at) WHERE ended_at IS NOT NULL;
+-- Open ones are those that have not ended.
+CREATE INDEX batch_ended ON batch (ended_at);
+CREATE INDEX batch_reads ON batch (input) WHERE ended_at IS NULL;
 -- Lines that are not being called.
 CREATE INDEX job_waiting_line ON job (batch, line) WHERE batch IS NOT NULL AND owner IS NOT NULL AND status <> 'running';

@@ -16,7 +16,7 @@ CREATE TABLE file (
 CREATE INDEX file_listed ON file (tenant, id) WHERE state = 'sealed';
 CREATE INDEX file_expiring ON file (expires_at) WHERE state = 'sealed';
 CREATE INDEX file_held ON file (owner) WHERE state = 'grows';
-CREATE INDEX file_hidden ON file (id) WHERE state = 'hidden';
+CREATE INDEX file_hidden ON file (state) WHERE state = 'hidden';
 
 -- Their bytes, by where they begin. Each has a checksum, of its file's id, of that and of itself.
 CREATE TABLE piece (
