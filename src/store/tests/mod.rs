@@ -5,6 +5,8 @@ mod life;
 mod model;
 #[cfg(feature = "sqlite")]
 mod opening;
+#[cfg(all(feature = "sqlite", target_os = "linux"))]
+mod powercut;
 mod reference;
 
 use std::sync::Arc;
