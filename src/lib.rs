@@ -82,4 +82,7 @@ pub use messages::{
     Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus, WaitingStatus,
 };
 pub use pool::transport;
+#[cfg(feature = "sqlite")]
+#[doc(hidden)]
+pub use store::Measured;
 pub use system::{Builder, Event, Events, Forebay, Model};

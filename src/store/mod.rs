@@ -11,6 +11,8 @@
 mod engine;
 mod handle;
 pub(crate) mod jobs;
+#[cfg(feature = "sqlite")]
+mod measured;
 pub(crate) mod memories;
 mod memory;
 mod open_error;
@@ -26,6 +28,8 @@ mod writer;
 #[allow(unused_imports)] // until jobs use it
 pub(crate) use handle::Store;
 use jobs::{JobChanges, JobRecords};
+#[cfg(feature = "sqlite")]
+pub use measured::Measured;
 use memories::{MemoryChanges, MemoryRecords};
 pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};

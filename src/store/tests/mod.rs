@@ -1,5 +1,7 @@
 //! One body of tests for every kind of store.
 
+#[cfg(feature = "sqlite")]
+mod damage;
 mod handle;
 mod life;
 mod model;

@@ -11,7 +11,6 @@ use std::process::Command;
 
 use self::load::{Ack, check};
 use self::record::Record;
-use super::*;
 use crate::clock::Dice;
 use crate::store::planted::Point;
 
