@@ -13,6 +13,8 @@ mod engine;
 pub(crate) mod files;
 mod handle;
 pub(crate) mod jobs;
+#[cfg(feature = "sqlite")]
+mod measured;
 pub(crate) mod memories;
 mod memory;
 mod open_error;
@@ -30,6 +32,8 @@ use files::{FileChanges, FileRecords};
 #[allow(unused_imports)] // until jobs use it
 pub(crate) use handle::Store;
 use jobs::{JobChanges, JobRecords};
+#[cfg(feature = "sqlite")]
+pub use measured::Measured;
 use memories::{MemoryChanges, MemoryRecords};
 pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};

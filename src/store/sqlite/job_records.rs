@@ -70,6 +70,9 @@ impl JobRecords for Sqlite {
         if job.status.is_end() {
             job.end = self.end_of(id)?;
         }
+        if matches!(job.status, JobStatus::Succeeded | JobStatus::Failed) && job.end.is_none() {
+            return Err(StoreError::Corrupt(format!("the result of {id} is gone")));
+        }
         Ok(Some(job))
     }
 

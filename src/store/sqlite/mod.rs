@@ -31,8 +31,6 @@ use super::writer::View;
 use super::{Ms, Owner, StoreError};
 use crate::telemetry::store as events;
 
-/// The log goes into the file when it has as many pages, of 4 KiB.
-const LOG_MAX_PAGES: i64 = 4_096;
 /// As many pages are given back to the system at once, when a quarter of the file is free and that is no fewer.
 const FREED_PAGES: i64 = 256;
 
@@ -47,6 +45,7 @@ pub(super) struct Sqlite {
     /// Held for as long as it is open for writing.
     _lock: Option<File>,
     room: Option<Room>,
+    log_max_pages: i64,
     /// Bytes of bodies since the transaction began.
     brought: Cell<usize>,
     /// The latest wall time that anybody told it, and what of that is written down.
@@ -70,6 +69,7 @@ impl Sqlite {
             owner,
             _lock: None,
             room: None,
+            log_max_pages: i64::MAX,
             brought: Cell::new(0),
             told: Cell::new(0),
             told_on_disk: 0,
@@ -261,7 +261,7 @@ impl Engine for Sqlite {
         if self.was_full.get() {
             self.make_room();
         }
-        if self.pages_in_log() > LOG_MAX_PAGES {
+        if self.pages_in_log() > self.log_max_pages {
             self.checkpoint();
         }
         Ok(())

@@ -396,7 +396,7 @@ mod sqlite {
 
     /// Without waiting for the disk, which is for another test to look at.
     fn open(folder: &Path, now: Ms) -> Store {
-        let options = Options { is_synced: false, ..Options::new(now) };
+        let options = Options { synchronous: "OFF", ..Options::new(now) };
         Store::open_file(&folder.join("store.db"), options).unwrap()
     }
 

@@ -162,50 +162,6 @@ fn a_place_that_cannot_be_is_named() {
 }
 
 #[test]
-fn a_flipped_bit_is_never_taken_for_an_answer() {
-    in_virtual_time(async {
-        let folder = tempfile::tempdir().unwrap();
-        let file = file(&folder);
-        let store = open(&file).unwrap();
-        let owner = store.owner();
-        let ids = store.write(move |changes| {
-            for body in ["ended", "first", "second"] {
-                changes.submit(&job(body, 1))?;
-            }
-            let ended = changes.claim(&Claim { owner, queue: "m".into(), now: 1, limit: 1, max_bytes: 0 })?.jobs[0].id;
-            changes.start(&start(owner, ended, 1, 1))?;
-            changes.finish(&success(owner, ended, 1, 1))?;
-            let mut ids = changes.jobs(&JobFilter { limit: 9, ..JobFilter::default() })?;
-            ids.reverse();
-            Ok(ids.into_iter().map(|job| job.id).collect::<Vec<_>>())
-        });
-        let [ended, first, second] = ids.await.unwrap()[..] else { panic!() };
-        store.close().await;
-        let (a, b) = (ended.number(), first.number());
-        meddle(
-            &file,
-            &format!(
-                "UPDATE result SET status = 201 WHERE job = {a}; UPDATE payload SET body = x'6669727375' WHERE job = {b}"
-            ),
-        );
-        let store = open(&file).unwrap();
-        let owner = store.owner();
-        assert!(matches!(store.read(move |records| records.job(ended, None)).await, Err(StoreError::Corrupt(_))));
-        assert!(matches!(store.read(move |records| records.body(first)).await, Err(StoreError::Corrupt(_))));
-        let claimed = store.write(move |changes| claim(changes, owner, 2)).await.unwrap();
-        assert_eq!(
-            claimed.jobs.iter().map(|job| job.id).collect::<Vec<_>>(),
-            [second],
-            "the others are not kept waiting"
-        );
-        let given_up = store.read(move |records| records.job(first, None)).await.unwrap().unwrap();
-        assert_eq!(given_up.status, JobStatus::Failed);
-        assert!(matches!(given_up.end, Some(JobEnd::Error { status: 500, .. })));
-        store.close().await;
-    });
-}
-
-#[test]
 fn a_clock_that_went_back_between_two_openings_makes_nothing_wait_longer() {
     const HOUR: Ms = 3_600_000;
     in_virtual_time(async {
