@@ -2,7 +2,7 @@
 //!
 //! Owns the [`Switchboard`]: every accepted call, every budget, every timer. Hears calls and their callers' departure
 //! (`Submit`, `Call`, `Cancel`), the pool's slots and what becomes of attempts (`SlotUp`, `SlotGone`, `Opened`,
-//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`) and itself, later (`WakeDue`). Says
+//! `Attempted`), the operator (`Drain`, `EndWaiting`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`) and itself, later (`WakeDue`). Says
 //! `RunAttempt` and `Abort` to slots and `NeedSlots` to the pool. When it dies, the ledger dies with it: every waiting
 //! caller's reply is dropped, which the handle turns into one `restarting` error each.
 
@@ -21,8 +21,8 @@ use super::switchboard::{Order, Switchboard};
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
-    Abort, AskHealth, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, EndAll, Error, ErrorKind, Health,
-    NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Status, Stop,
+    Abort, AskHealth, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, EndAll, EndWaiting, Error,
+    ErrorKind, Health, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp, Status, Stop,
 };
 
 /// Handle to dispatcher: a call whose body has been admitted already.
@@ -287,6 +287,14 @@ impl Handler<Drain> for Dispatcher {
 
     fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
         self.with_board(ctx, |board, _| board.drain(drain.done));
+    }
+}
+
+impl Handler<EndWaiting> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: EndWaiting, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.end_waiting(now));
     }
 }
 
