@@ -152,12 +152,12 @@ async fn batch(args: &BatchArgs, screen: &mut Screen) -> Result<u8, Refusal> {
             let problem = of_another(&args.output);
             return Err(close(sink).err().unwrap_or_else(|| Refusal::usage(problem)));
         }
-        tell(screen, before, output.unreadable());
         if output.is_done(keys) {
             screen.say(&format!("nothing to do: all {} lines are answered in {}", keys.len(), args.output.display()));
             close_done(sink)?;
             return Ok(0);
         }
+        tell(screen, before, output.unreadable());
     }
     let source = input.source().map_err(|error| unreadable(&args.input, &error))?;
     let start = clock::now();

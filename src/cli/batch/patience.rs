@@ -16,8 +16,13 @@ use crate::providers::error_body::ErrorBody;
 const WAIT_MIN: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// A line that was tried so often while the upstream was out of reach has failed: it may be the reason.
+/// So many calls of a line may find nobody while others are answered: that may have been the beginning of an outage.
+const ALONE_MAX: u32 = 2;
+
+/// A line that was tried so often has failed; but in an outage, which is nobody's fault, only when that has lasted so long:
+/// the line may be the reason for it.
 const ATTEMPTS_MAX: u32 = 15;
+const OUTAGE_BORNE: Duration = Duration::from_secs(15 * 60);
 
 /// Nobody has ever answered in this run, and now this long nobody was to be reached: it is set up wrongly.
 const NEVER_ANSWERED: Duration = Duration::from_secs(120);
@@ -36,9 +41,11 @@ const SOON: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Tries {
     /// How often it was told to come again.
-    pub(super) again: u32,
+    again: u32,
     /// Attempts that all its calls have made.
-    pub(super) attempts: u32,
+    attempts: u32,
+    /// Calls of it that found nobody, while others were answered.
+    alone: u32,
 }
 
 /// What becomes of a line.
@@ -98,12 +105,13 @@ impl Patience {
         (silent >= enough).then(|| now.saturating_duration_since(self.alive.unwrap_or(self.started)))
     }
 
-    /// Judges the end of a call to `model` that began at `begun`, while `others` were under way. `tries` include it.
+    /// Judges the end of a call to `model` that began at `begun`, while `others` were under way, and adds it to its line's
+    /// `tries`.
     pub(super) fn judge(
         &mut self,
         outcome: &Outcome,
         model: Option<&str>,
-        tries: Tries,
+        tries: &mut Tries,
         begun: Instant,
         others: usize,
         now: Instant,
@@ -117,7 +125,25 @@ impl Patience {
             }
             Err(error) => error,
         };
-        let again = || Verdict::Again(wait(tries.again, error.retry_after()));
+        tries.attempts += error.meta().attempts;
+        let verdict = self.judge_error(error, model, tries, begun, others, now);
+        if matches!(verdict, Verdict::Again(_)) {
+            tries.again += 1;
+        }
+        verdict
+    }
+
+    fn judge_error(
+        &mut self,
+        error: &Error,
+        model: Option<&str>,
+        tries: &mut Tries,
+        begun: Instant,
+        others: usize,
+        now: Instant,
+    ) -> Verdict {
+        let wait = wait(tries.again, error.retry_after());
+        let again = || Verdict::Again(wait);
         match error.kind() {
             ErrorKind::Draining => Verdict::Left,
             ErrorKind::Overloaded | ErrorKind::Restarting => again(),
@@ -128,13 +154,14 @@ impl Patience {
             }
             ErrorKind::Upstream if is_refusal(error) => self.refused(error, model, now),
             _ if is_outage(error) => {
-                let is_broken = error.kind() == ErrorKind::UpstreamUnavailable && error.retry_after().is_some();
-                let is_alone_in_that = self.alive.is_some_and(|alive| alive >= begun);
-                if self.alive.is_none_or(|alive| alive < begun) {
-                    self.outage.get_or_insert(now);
-                }
-                let may = tries.attempts < ATTEMPTS_MAX && (is_broken || !is_alone_in_that);
-                if may { again() } else { Verdict::Ended }
+                let has_failed = if self.alive.is_some_and(|alive| alive >= begun) {
+                    tries.alone += u32::from(error.meta().attempts > 0);
+                    tries.alone >= ALONE_MAX
+                } else {
+                    let since = *self.outage.get_or_insert(now);
+                    tries.attempts >= ATTEMPTS_MAX && now.saturating_duration_since(since) >= OUTAGE_BORNE
+                };
+                if has_failed { Verdict::Ended } else { again() }
             }
             // Its limits are the account's.
             ErrorKind::Upstream if error.status() == 429 && tries.attempts < ATTEMPTS_MAX => {
@@ -251,22 +278,26 @@ mod tests {
             self.start + Duration::from_secs(seconds)
         }
 
-        fn judge(&mut self, outcome: Outcome, tries: Tries, begun: u64, now: u64) -> Verdict {
+        /// The verdict on a line that has been through `tries`, which are told.
+        fn told(&mut self, outcome: Outcome, tries: &mut Tries, begun: u64, now: u64) -> Verdict {
             let (begun, now) = (self.at(begun), self.at(now));
             self.patience.judge(&outcome, Some("m"), tries, begun, 1, now)
         }
-    }
 
-    const ONCE: Tries = Tries { again: 0, attempts: 5 };
+        /// The verdict on a line of its own.
+        fn judge(&mut self, outcome: Outcome, begun: u64, now: u64) -> Verdict {
+            self.told(outcome, &mut Tries::default(), begun, now)
+        }
+    }
 
     #[test]
     fn what_is_no_fault_of_a_line_lets_it_wait_and_go_again() {
         let mut run = Run::new();
         for kind in [ErrorKind::Overloaded, ErrorKind::Restarting] {
-            assert_eq!(run.judge(of(kind), ONCE, 0, 1), Verdict::Again(WAIT_MIN), "{kind:?}");
+            assert_eq!(run.judge(of(kind), 0, 1), Verdict::Again(WAIT_MIN), "{kind:?}");
         }
         for outcome in [broken(), status(429, "{}")] {
-            assert_eq!(run.judge(outcome, ONCE, 0, 1), Verdict::Again(WAIT_MIN));
+            assert_eq!(run.judge(outcome, 0, 1), Verdict::Again(WAIT_MIN));
         }
         let waits = [0, 1, 4, 5, 100].map(|again| wait(again, None).as_secs());
         assert_eq!(waits, [1, 2, 16, 30, 30]);
@@ -278,33 +309,51 @@ mod tests {
     fn a_call_that_has_really_failed_is_its_line_s_end() {
         let mut run = Run::new();
         for outcome in [good(), status(400, "{}"), status(404, "{}"), status(422, "{}")] {
-            assert_eq!(run.judge(outcome, ONCE, 0, 1), Verdict::Ended);
+            assert_eq!(run.judge(outcome, 0, 1), Verdict::Ended);
         }
         for kind in [ErrorKind::WorkerCrashed, ErrorKind::DeadlineExceeded, ErrorKind::ModelNotFound] {
-            assert_eq!(run.judge(of(kind), ONCE, 0, 1), Verdict::Ended, "{kind:?}");
+            assert_eq!(run.judge(of(kind), 0, 1), Verdict::Ended, "{kind:?}");
         }
     }
 
     #[test]
-    fn an_outage_is_no_fault_of_a_line_unless_others_were_answered_meanwhile() {
+    fn an_outage_is_no_fault_of_a_line() {
         let down = || of(ErrorKind::UpstreamUnavailable);
         let mut run = Run::new();
-        assert_eq!(run.judge(down(), ONCE, 0, 10), Verdict::Again(WAIT_MIN));
-        assert_eq!(run.judge(status(503, "{}"), ONCE, 0, 10), Verdict::Again(WAIT_MIN));
-        assert_eq!(run.judge(good(), ONCE, 0, 11), Verdict::Ended);
-        assert_eq!(run.judge(down(), ONCE, 0, 12), Verdict::Ended, "it was there at 11");
-        assert_eq!(run.judge(down(), ONCE, 12, 20), Verdict::Again(WAIT_MIN), "it was not there since");
-        let often = Tries { again: 9, attempts: ATTEMPTS_MAX };
-        assert_eq!(run.judge(broken(), often, 12, 99), Verdict::Ended, "it may be the reason");
+        assert_eq!(run.judge(down(), 0, 10), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(status(503, "{}"), 0, 10), Verdict::Again(WAIT_MIN));
+        let mut tries = Tries { again: 9, attempts: 10, alone: 1 };
+        assert_eq!(run.told(down(), &mut tries, 0, 909), Verdict::Again(WAIT_MAX), "attempts do not count in it");
+        assert_eq!(run.told(down(), &mut tries, 0, 910), Verdict::Ended, "that long the line may be the reason");
+        assert_eq!(run.judge(broken(), 0, 910), Verdict::Again(WAIT_MIN), "this one has hardly been tried");
+    }
+
+    #[test]
+    fn a_line_that_finds_nobody_while_others_are_answered_has_failed_the_second_time() {
+        for failure in
+            [|| of(ErrorKind::UpstreamUnavailable), || of(ErrorKind::UpstreamRedirected), || status(500, "{}")]
+        {
+            let (mut run, mut tries) = (Run::new(), Tries::default());
+            run.judge(good(), 0, 1);
+            assert_eq!(
+                run.told(failure(), &mut tries, 0, 2),
+                Verdict::Again(WAIT_MIN),
+                "an outage may have begun at 1"
+            );
+            assert_eq!(run.told(broken(), &mut tries, 0, 3), Verdict::Again(2 * WAIT_MIN), "it was not even tried");
+            assert_eq!(run.told(failure(), &mut tries, 4, 9), Verdict::Again(4 * WAIT_MIN), "nobody was there since 1");
+            run.judge(good(), 4, 10);
+            assert_eq!(run.told(failure(), &mut tries, 10, 12), Verdict::Ended);
+        }
     }
 
     #[test]
     fn a_line_sent_away_for_those_before_it_comes_again_and_alone_it_hears_the_truth() {
         let mut run = Run::new();
         let sent_away = || Err(Error::new(ErrorKind::DeadlineExceeded, "no time"));
-        assert_eq!(run.judge(sent_away(), Tries::default(), 0, 0), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(sent_away(), 0, 0), Verdict::Again(WAIT_MIN));
         let (start, late) = (run.start, run.at(90_000));
-        let mut alone = |now| run.patience.judge(&sent_away(), None, Tries::default(), start, 0, now);
+        let mut alone = |now| run.patience.judge(&sent_away(), None, &mut Tries::default(), start, 0, now);
         assert_eq!(alone(start), Verdict::Ended);
         assert_eq!(alone(late), Verdict::Again(WAIT_MIN), "a day is over and it has not had its turn");
     }
@@ -318,7 +367,7 @@ mod tests {
             status(400, r#"{"error":{"details":[{"@type":"x/ErrorInfo","reason":"API_KEY_INVALID"}]}}"#),
         ] {
             let mut run = Run::new();
-            assert_eq!(run.judge(refusal, ONCE, 0, 1), Verdict::Left);
+            assert_eq!(run.judge(refusal, 0, 1), Verdict::Left);
             assert!(!run.patience.is_open(Some("m")) && run.patience.is_open(Some("n")));
             assert_eq!(run.patience.closed().len(), 1);
         }
@@ -327,30 +376,30 @@ mod tests {
     #[test]
     fn a_key_that_has_answered_is_given_time_before_its_refusal_is_believed() {
         let mut run = Run::new();
-        run.judge(good(), ONCE, 0, 1);
+        run.judge(good(), 0, 1);
         let refused = || status(401, "{}");
-        assert_eq!(run.judge(refused(), ONCE, 1, 2), Verdict::Again(REFUSED_WAIT));
-        assert_eq!(run.judge(good(), ONCE, 2, 70), Verdict::Ended);
-        assert_eq!(run.judge(refused(), ONCE, 2, 100), Verdict::Again(REFUSED_WAIT), "counted anew");
-        assert_eq!(run.judge(refused(), ONCE, 2, 279), Verdict::Again(REFUSED_WAIT));
-        assert_eq!(run.judge(refused(), ONCE, 2, 280), Verdict::Left);
+        assert_eq!(run.judge(refused(), 1, 2), Verdict::Again(REFUSED_WAIT));
+        assert_eq!(run.judge(good(), 2, 70), Verdict::Ended);
+        assert_eq!(run.judge(refused(), 2, 100), Verdict::Again(REFUSED_WAIT), "counted anew");
+        assert_eq!(run.judge(refused(), 2, 279), Verdict::Again(REFUSED_WAIT));
+        assert_eq!(run.judge(refused(), 2, 280), Verdict::Left);
         assert_eq!(run.patience.closed(), [("m", "the upstream answered 401")]);
     }
 
     #[test]
     fn a_run_that_nobody_ever_answers_ends_soon_and_one_in_an_outage_late() {
         let mut run = Run::new();
-        run.judge(broken(), ONCE, 0, 10);
-        run.judge(broken(), ONCE, 10, 129);
+        run.judge(broken(), 0, 10);
+        run.judge(broken(), 10, 129);
         assert_eq!(run.patience.is_exhausted(run.at(129)), None);
         assert_eq!(run.patience.is_exhausted(run.at(130)), Some(Duration::from_secs(130)));
-        run.judge(good(), ONCE, 130, 131);
+        run.judge(good(), 130, 131);
         assert_eq!(
             run.patience.is_exhausted(run.at(99_999)),
             None,
             "silence alone is none: a day's quota may be used up"
         );
-        run.judge(broken(), ONCE, 132, 200);
+        run.judge(broken(), 132, 200);
         assert_eq!(run.patience.is_exhausted(run.at(200 + 1_799)), None);
         assert!(run.patience.is_exhausted(run.at(200 + 1_800)).is_some());
     }

@@ -20,7 +20,7 @@ use crate::cli::screen::Screen;
 use crate::cli::signals::Signals;
 use crate::clock::{self, Instant};
 use crate::config::Config;
-use crate::messages::{CallId, Error, Outcome, Priority, Request};
+use crate::messages::{CallId, Outcome, Priority, Request};
 use crate::providers::batch_line::{self, BatchLine};
 use crate::system::Forebay;
 
@@ -222,9 +222,8 @@ impl<'a> Run<'a> {
     fn ended(&mut self, mut asked: Asked, id: CallId, outcome: &Outcome) {
         let now = clock::now();
         let bytes = asked.request.body().bytes().len();
-        asked.tries.attempts += outcome.as_ref().map_or_else(Error::meta, |answer| &answer.meta).attempts;
         let (model, others) = (asked.request.model(), self.calls.len());
-        match self.patience.judge(outcome, model, asked.tries, asked.begun, others, now) {
+        match self.patience.judge(outcome, model, &mut asked.tries, asked.begun, others, now) {
             Verdict::Ended => {
                 let (Asked { key, custom_id, .. }, is_answer) = (asked, outcome.is_ok());
                 match outcome {
@@ -237,7 +236,6 @@ impl<'a> Run<'a> {
             }
             Verdict::Again(wait) if self.stopped.is_none() => {
                 self.notice(outcome, wait, now);
-                asked.tries.again += 1;
                 self.later.insert((now + wait, asked.key.id), asked);
             }
             Verdict::Again(_) | Verdict::Left => self.window.end(bytes, false),
@@ -312,3 +310,6 @@ impl Ended {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
