@@ -151,7 +151,7 @@ fn lines_that_fail_have_an_error_and_are_tried_again_by_the_same_command() {
     ground.write(&(0..50).map(|id| chat(id, &prompt(id))).collect::<Vec<_>>());
     let (code, said) = ground.run();
     assert_eq!(code, 1, "{said}");
-    assert!(said.contains("5 of 50 lines have failed"), "{said}");
+    assert!(said.contains("failed: 5 of 50 lines, which have an `error`; the same command tries them again"), "{said}");
     let out = ground.out();
     assert_eq!(out.len(), 50);
     for (id, line) in out.iter().enumerate() {
@@ -167,7 +167,7 @@ fn lines_that_fail_have_an_error_and_are_tried_again_by_the_same_command() {
     let asked = provider.ledger().requests;
     let (code, said) = ground.run();
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("45 lines are answered already") && said.contains("5 lines have failed before"), "{said}");
+    assert!(said.contains("answered already: 45") && said.contains("failed before, tried again: 5"), "{said}");
     assert_eq!(provider.ledger().requests, asked + 5);
     let again = ground.out();
     for (id, (line, before)) in again.iter().zip(&out).enumerate() {
@@ -185,9 +185,11 @@ fn a_line_that_was_changed_is_asked_again_and_one_of_another_batch_is_left_alone
     ground.write(&[chat(2, "prompt 2"), chat(1, "something else")]);
     let (code, said) = ground.run();
     assert_eq!(code, 0, "{said}");
-    for told in
-        ["1 lines are answered already", "1 lines ask something else", "1 lines that were answered are not in IN"]
-    {
+    for told in [
+        "answered already: 1",
+        "changed since they were asked, asked again: 1",
+        "not in IN any more (it will be without them): 1",
+    ] {
         assert!(said.contains(told), "{told}: {said}");
     }
     let out: Vec<_> = ground.out().iter().map(|line| said_in(line).to_owned()).collect();
@@ -384,7 +386,7 @@ fn a_disk_that_is_full_keeps_what_there_was_room_for_and_the_rest_is_asked_later
     assert!(kept > 0 && kept < 200, "{kept}");
     let (code, said) = ground.run();
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains(&format!("{kept} lines are answered already")), "{said}");
+    assert!(said.contains(&format!("answered already: {kept}\n")), "{said}");
     assert_eq!(ground.out().len(), 200);
 }
 

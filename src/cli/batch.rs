@@ -165,7 +165,7 @@ async fn batch(args: &BatchArgs, screen: &mut Screen) -> Result<u8, Refusal> {
     let lines = input::feed(source, plan::longest_line(&config))
         .map_err(|error| Refusal::cannot(format!("no thread could be started to read IN: {error}")))?;
     let run = Run::new(&forebay, &config, &mut sink, screen, plan, before.answered);
-    let ended = run.to_its_end(lines, &mut signals).await;
+    let ended = run.until_over(lines, &mut signals).await;
     if ended.stopped == Some(Stopped::AtOnce) {
         // Whatever has ended is written, a line at a time.
         screen.say(&format!("ended at once: {}{}", ended.count(), go_on(&sink)));
@@ -179,7 +179,7 @@ async fn batch(args: &BatchArgs, screen: &mut Screen) -> Result<u8, Refusal> {
 fn end(ended: Ended, sink: Sink, args: &BatchArgs, took: Duration, screen: &mut Screen) -> Result<u8, Refusal> {
     let (sum, go_on) = (ended.tally.sum(took), go_on(&sink));
     if ended.unwritten > 0 {
-        screen.say(&format!("{} lines have ended and could not be written", grouped(ended.unwritten as u64)));
+        screen.say(&format!("answered, but not to be written: {}", grouped(ended.unwritten as u64)));
     }
     if let Some(stopped) = &ended.stopped {
         let (code, why) = match stopped {
@@ -198,22 +198,27 @@ fn end(ended: Ended, sink: Sink, args: &BatchArgs, took: Duration, screen: &mut 
         close(sink)?;
         return Ok(EXIT_FAILED);
     }
-    let failed = match sink {
-        Sink::Stdout => ended.tally.failed,
+    let (failed, again) = match sink {
+        Sink::Stdout => (ended.tally.failed, ""),
         Sink::Files(output) if output.is_of_another(&ended.keys) => {
             output.leave()?;
             return Err(Refusal::cannot(format!("{}; nothing is lost", of_another(&args.output))));
         }
         Sink::Files(output) => {
             let (_, failed) = output.ends(&ended.keys);
-            output.finish(&ended.keys)?;
-            failed
+            let whole = output.partial().display().to_string();
+            output.finish(&ended.keys).map_err(|refused| {
+                let Refusal { code, problems } = refused.into();
+                let kept = format!("all lines are kept in {whole}; make room, and the same command goes on from here");
+                Refusal { code, problems: problems.into_iter().chain([kept]).collect() }
+            })?;
+            (failed, "; the same command tries them again")
         }
     };
     screen.say(&sum);
     if failed > 0 {
         let lines = grouped(ended.keys.len() as u64);
-        screen.say(&format!("{} of {lines} lines have failed: they have an `error`{go_on}", grouped(failed)));
+        screen.say(&format!("failed: {} of {lines} lines, which have an `error`{again}", grouped(failed)));
         return Ok(EXIT_FAILED);
     }
     Ok(0)
@@ -252,14 +257,14 @@ fn of_another(out: &Path) -> String {
 fn tell(screen: &mut Screen, before: Match, unreadable: u64) {
     let Match { answered, failed, changed, gone } = before;
     for (count, what) in [
-        (answered, "lines are answered already"),
-        (failed, "lines have failed before and are tried again"),
-        (changed, "lines ask something else than when they were answered: they are asked again"),
-        (gone, "lines that were answered are not in IN any more: OUT will not have them"),
-        (unreadable, "lines of OUT.partial cannot be read: they are asked again"),
+        (answered, "answered already"),
+        (failed, "failed before, tried again"),
+        (changed, "changed since they were asked, asked again"),
+        (gone, "in OUT, but not in IN any more (it will be without them)"),
+        (unreadable, "unreadable in OUT.partial, asked again"),
     ] {
         if count > 0 {
-            screen.say(&format!("{} {what}", grouped(count)));
+            screen.say(&format!("{what}: {}", grouped(count)));
         }
     }
 }

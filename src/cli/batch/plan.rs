@@ -69,8 +69,8 @@ pub(super) struct Checker<'a> {
     served: BTreeMap<(Endpoint, Option<String>), bool>,
 }
 
-/// A line that can be asked, or why not. The key of one that cannot is made up.
-pub(super) type Checked = Result<(BatchLine, Key), (LineFault, Key)>;
+/// A line and its key, or why it cannot be asked; the key is made up then.
+pub(super) type Checked = (Key, Result<BatchLine, LineFault>);
 
 impl<'a> Checker<'a> {
     pub(super) fn new(config: &'a Config) -> Self {
@@ -78,13 +78,16 @@ impl<'a> Checker<'a> {
     }
 
     pub(super) fn check(&mut self, line: &Line) -> Checked {
-        self.judge(line).map_err(|fault| {
-            let id = number_of_fault(line);
-            (fault, Key { name: id, id })
-        })
+        match self.judge(line) {
+            Ok((key, asked)) => (key, Ok(asked)),
+            Err(fault) => {
+                let id = number_of_fault(line);
+                (Key { name: id, id }, Err(fault))
+            }
+        }
     }
 
-    fn judge(&mut self, line: &Line) -> Result<(BatchLine, Key), LineFault> {
+    fn judge(&mut self, line: &Line) -> Result<(Key, BatchLine), LineFault> {
         let max = self.config.server.max_body.min(self.config.queue.max_bytes);
         let too_large = || {
             let message = format!("The body is larger than {max} bytes ([server] max_body, [queue] max_bytes).");
@@ -103,7 +106,7 @@ impl<'a> Checker<'a> {
         if !self.is_served(&asked.request) {
             return Err(named(unserved(&asked.request)));
         }
-        Ok((asked, key))
+        Ok((key, asked))
     }
 
     fn is_served(&mut self, request: &Request) -> bool {
@@ -156,8 +159,8 @@ pub(super) fn read(
     for line in lines {
         let line = line.map_err(Refused::Unreadable)?;
         match checker.check(&line) {
-            Ok((_, key)) => keys.push(key),
-            Err((fault, _)) => problems.add(line.number, fault),
+            (key, Ok(_)) => keys.push(key),
+            (_, Err(fault)) => problems.add(line.number, fault),
         }
     }
     if problems.is_empty() { Ok(keys) } else { Err(Refused::Lines(problems.say(name))) }
@@ -197,10 +200,10 @@ impl Problems {
     fn say(&self, name: &str) -> Vec<String> {
         let lines = self.shown.iter().map(|(line, LineFault { code, message, .. })| {
             let alike = self.alike.get(message).filter(|more| *more > &0 && *code == "model_not_found");
-            let more = alike.map(|more| format!(" (and {more} more lines)")).unwrap_or_default();
+            let more = alike.map(|more| format!(" (further lines: {more})")).unwrap_or_default();
             format!("{name}:{line}: {message}{more}")
         });
-        let rest = (self.more > 0).then(|| format!("{name}: and {} more lines like these", self.more));
+        let rest = (self.more > 0).then(|| format!("{name}: further lines with problems: {}", self.more));
         lines.chain(rest).collect()
     }
 }
@@ -274,10 +277,10 @@ mod tests {
         let unserved: Vec<_> = (0..100).map(|n| chat(&n.to_string(), "gpt", "")).collect();
         let problems = plan(&unserved.join("\n")).unwrap_err();
         assert_eq!(problems.len(), 1);
-        assert!(problems[0].ends_with("(and 99 more lines)"), "{problems:?}");
+        assert!(problems[0].ends_with("(further lines: 99)"), "{problems:?}");
         let problems = plan(&"x\n".repeat(100)).unwrap_err();
         assert_eq!(problems.len(), 21);
-        assert_eq!(problems[20], "in.jsonl: and 80 more lines like these");
+        assert_eq!(problems[20], "in.jsonl: further lines with problems: 80");
     }
 
     #[test]

@@ -89,7 +89,7 @@ impl Tally {
         if self.priced > 0 {
             words += &format!(", {}", dollars(self.cost_usd));
             if self.unpriced > 0 {
-                words += &format!(" ({} answers have no price)", grouped(self.unpriced));
+                words += &format!(" (answers without a price: {})", grouped(self.unpriced));
             }
         }
         format!("{words}; {}", time(took))
@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(tally.line(Some(1.0)), "1 of 1 done  1.0/s  1.23k tokens");
         assert_eq!(tally.sum(Duration::from_secs(3_700)), "1 answered; 1,234 tokens; 1h 1m");
         tally.answer(&answered(Some(0.5)));
-        let sum = "2 answered; 2,468 tokens, US$ 0.5000 (1 answers have no price); 0s";
+        let sum = "2 answered; 2,468 tokens, US$ 0.5000 (answers without a price: 1); 0s";
         assert_eq!(tally.sum(Duration::ZERO), sum);
     }
 

@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
     }
 
     /// Asks every line of `lines`, until all have ended or something stops it.
-    pub(super) async fn to_its_end(
+    pub(super) async fn until_over(
         mut self,
         mut lines: mpsc::Receiver<io::Result<Line>>,
         signals: &mut Signals,
@@ -178,16 +178,15 @@ impl<'a> Run<'a> {
     /// A line of IN begins, unless it need not or cannot.
     fn take(&mut self, line: &Line) {
         let Some(checked) = self.checked(line) else { return self.stop(has_changed()) };
-        let (asked, key) = match checked {
-            Ok(line) => line,
-            Err((fault, key)) => {
-                self.keys.push(key);
+        let (key, asked) = checked;
+        self.keys.push(key);
+        let BatchLine { custom_id, request } = match asked {
+            Ok(asked) => asked,
+            Err(fault) => {
                 self.tally.failed += 1;
                 return self.write(key, false, batch_line::unasked(&batch_line::line_id(key.id), &fault));
             }
         };
-        self.keys.push(key);
-        let BatchLine { custom_id, request } = asked;
         if self.sink.is_answered(key.id) {
             // Those of a plan are counted already.
             self.tally.before += u64::from(self.plan.is_none());
@@ -203,7 +202,7 @@ impl<'a> Run<'a> {
         let Some(plan) = &self.plan else { return Some(self.checker.check(line)) };
         let asked = BatchLine::read(line.bytes.as_ref()?).ok()?;
         let key = Key::of(&asked);
-        (plan.get(self.keys.len()) == Some(&key)).then_some(Ok((asked, key)))
+        (plan.get(self.keys.len()) == Some(&key)).then_some((key, Ok(asked)))
     }
 
     fn ask(&mut self, mut asked: Asked) {

@@ -22,9 +22,11 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn new(config: &Config) -> Self {
         let slots = config.pool.slots_per_account;
-        let in_flight =
-            config.upstreams.values().map(|up| up.accounts.len() * up.limits.max_concurrent.unwrap_or(slots));
-        let in_flight = in_flight.sum::<usize>().max(1);
+        let in_flight = config
+            .upstreams
+            .values()
+            .map(|up| up.accounts.len().saturating_mul(up.limits.max_concurrent.unwrap_or(slots)));
+        let in_flight = in_flight.fold(0, usize::saturating_add).max(1);
         // What is not in flight waits: no more than may.
         let max = in_flight.saturating_add(in_flight.min(config.queue.capacity));
         let bytes_max = BODIES_MAX_BYTES.min(config.queue.max_bytes);

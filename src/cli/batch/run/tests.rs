@@ -92,7 +92,7 @@ fn run(config: Config, lines: usize, model: fn(usize) -> &'static str, upstream:
         drop(send);
         let (mut screen, mut signals) = (Screen::new(Duration::from_secs(86_400)), Signals::new().unwrap());
         let run = Run::new(&forebay, &config, &mut sink, &mut screen, Some(plan.clone()), 0);
-        let ended = run.to_its_end(source, &mut signals).await;
+        let ended = run.until_over(source, &mut signals).await;
         let took = start.elapsed();
         let Sink::Files(output) = sink else { unreachable!() };
         let (answered, failed) = output.ends(&plan);
@@ -145,7 +145,7 @@ fn where_nobody_ever_answers_it_stops_in_minutes_and_fails_no_line() {
 
 #[test]
 fn a_refused_key_stops_the_lines_of_its_models_at_once_and_no_others() {
-    let half = |number: usize| if number % 2 == 0 { "m" } else { "n" };
+    let half = |number: usize| if number.is_multiple_of(2) { "m" } else { "n" };
     let upstream: Upstream = |model, _| if model == "m" { refused() } else { good() };
     let story = run(config("max_concurrent = 4", ""), 1_000, half, upstream);
     assert_eq!((story.answered, story.failed), (500, 0));
@@ -178,7 +178,7 @@ fn in_that_is_not_what_it_was_stops_the_run() {
         let plan = vec![key(0), key(1)];
         let (mut screen, mut signals) = (Screen::new(Duration::from_secs(86_400)), Signals::new().unwrap());
         let run = Run::new(&forebay, &config, &mut sink, &mut screen, Some(plan), 0);
-        run.to_its_end(source, &mut signals).await
+        run.until_over(source, &mut signals).await
     });
     assert_eq!(story.stopped, Some(Stopped::Because("IN has changed while it was read".to_owned())));
 }
