@@ -5,7 +5,6 @@
 //! line's own bytes, an answer's is the upstream's, in which at most a line break between two values becomes a space.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -275,11 +274,17 @@ fn line(written: &Written<'_>) -> Vec<u8> {
     line
 }
 
-/// The `id` that output lines have: `batch_req_` and this number.
+const ID_PREFIX: &str = "batch_req_";
+
+/// The `id` of an output line of this number.
 pub(crate) fn line_id(number: u128) -> String {
-    let mut id = String::from("batch_req_");
-    let _ = write!(id, "{number:032x}");
-    id
+    format!("{ID_PREFIX}{number:032x}")
+}
+
+/// The number in an `id` that [`line_id`] has made.
+pub(crate) fn number_of_id(id: &str) -> Option<u128> {
+    let digits = id.strip_prefix(ID_PREFIX).filter(|digits| digits.len() == 32)?;
+    u128::from_str_radix(digits, 16).ok().filter(|number| line_id(*number) == id)
 }
 
 #[cfg(test)]
@@ -433,5 +438,9 @@ mod tests {
         assert_eq!((&line["custom_id"], &line["response"]), (&Value::Null, &Value::Null));
         assert_eq!(line["error"]["code"], "missing_required_parameter");
         assert_eq!(line["id"], "batch_req_000000000000000000000000000000ff");
+        assert_eq!(number_of_id("batch_req_000000000000000000000000000000ff"), Some(255));
+        for id in ["batch_req_ff", "000000000000000000000000000000ff", "batch_req_+00000000000000000000000000000ff"] {
+            assert_eq!(number_of_id(id), None, "{id}");
+        }
     }
 }

@@ -238,8 +238,9 @@ fn whatever_ends_a_line_counts_it_in_its_batch_and_in_the_same_transaction() {
         let counts = || async { store.read(move |records| records.batch(id)).await.unwrap().unwrap().counts };
         let now = counts().await;
         assert_eq!((now.completed, now.failed, now.usage.input_tokens, now.usage.total_tokens), (1, 2, 3, 7));
+        let fifth = jobs[4];
         let lost = store.write(move |changes| {
-            changes.cancel(jobs[4], None, 13)?;
+            changes.cancel(fifth, None, 13)?;
             Err::<(), _>(StoreError::Behind)
         });
         lost.await.unwrap_err();
