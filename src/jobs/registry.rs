@@ -52,10 +52,11 @@ pub(crate) struct Accepted {
 }
 
 impl Registry {
-    pub(crate) fn new(store: Store) -> Self {
+    /// The jobs of `store`, by what `wall` shows.
+    pub(crate) fn new(store: Store, wall: WallClock) -> Self {
         Self(Arc::new(Inner {
             store,
-            wall: WallClock::new(),
+            wall,
             waiters: Waiters::default(),
             actor: RwLock::new(None),
             wake_batches: Arc::default(),

@@ -10,13 +10,10 @@ use serde_json::value::RawValue;
 use crate::messages::{AnswerBody, Error, ErrorKind, JobStatus, Outcome, Usage, json as walk};
 use crate::providers::classify::Fate;
 use crate::store::Ms;
-use crate::store::jobs::{AttemptRecord, JobEnd};
+use crate::store::jobs::{AttemptRecord, JobEnd, LOST};
 
 /// How long a job waits that would come too late as things stand: they may change.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
-
-/// What is told of an attempt whose end nobody heard.
-pub(super) const LOST: &str = "lost";
 
 /// An attempt on record, and how it ended, where that is known.
 #[derive(Clone, PartialEq, Debug)]

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::handle::Forebay;
 use super::root::Shared;
+use crate::clock::WallClock;
 use crate::config::StoreUrl;
 use crate::jobs::{DrainJobs, Registry, end_error};
 use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome};
@@ -45,15 +46,16 @@ impl Durable {
             StoreUrl::Memory => Store::memory(),
             url => open(url.clone()).await?,
         };
-        let registry = self.opened.get_or_init(|| Registry::new(store));
+        let registry = self.opened.get_or_init(|| Registry::new(store, WallClock::new()));
         self.is_open.notify_waiters();
         Ok((registry, true))
     }
 
-    /// Takes `store` for its own.
-    pub(super) fn with(store: Store) -> Self {
+    /// Takes `store` for its own; `wall` is the time there.
+    #[cfg(test)]
+    pub(super) fn with((store, wall): (Store, WallClock)) -> Self {
         let durable = Self::default();
-        durable.opened.get_or_init(|| Registry::new(store));
+        durable.opened.get_or_init(|| Registry::new(store, wall));
         durable
     }
 }
@@ -104,6 +106,12 @@ impl Forebay {
             self.root().keep_jobs();
         }
         Ok(registry)
+    }
+
+    /// What has jobs run, to crash it.
+    #[cfg(test)]
+    pub(crate) fn jobs_actor(&self) -> actix::Addr<crate::jobs::Jobs> {
+        self.shared().jobs.read().unwrap_or_else(PoisonError::into_inner).clone().expect("a store is open")
     }
 
     /// Resolves, with the reason, when the store has failed for good. Never without a store.

@@ -22,7 +22,7 @@ pub struct Builder {
     dice: Dice,
     opens_store: bool,
     #[cfg(test)]
-    store: Option<crate::store::Store>,
+    store: Option<(crate::store::Store, crate::clock::WallClock)>,
 }
 
 impl Builder {
@@ -58,10 +58,10 @@ impl Builder {
         self
     }
 
-    /// Keeps jobs in `store`.
+    /// Keeps jobs in `store`, by what `wall` shows.
     #[cfg(test)]
-    pub(crate) fn store(mut self, store: crate::store::Store) -> Self {
-        self.store = Some(store);
+    pub(crate) fn store(mut self, store: crate::store::Store, wall: crate::clock::WallClock) -> Self {
+        self.store = Some((store, wall));
         self
     }
 

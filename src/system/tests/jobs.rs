@@ -1,6 +1,11 @@
-//! Jobs through the whole system, in virtual time: from the store through the dispatcher to their one result.
+//! Jobs through the whole system, in virtual time: from the store through the dispatcher to their one result, whatever
+//! crashes, ends or waits on the way.
 
+mod crashes;
+mod ends;
+mod queues;
 mod stage;
+mod webhooks;
 
 use std::time::Duration;
 
@@ -12,7 +17,7 @@ use crate::messages::{AnswerBody, Job, JobStatus};
 fn a_submitted_job_runs_to_its_end_and_its_result_is_the_upstreams_body() {
     in_virtual_time(async {
         let stage = Stage::new(|_| Answer::good()).await;
-        let id = stage.forebay.submit(Job::new(chat("hello"))).await.unwrap();
+        let id = stage.submit(Job::new(chat("hello"))).await;
         let answer = stage.forebay.result(id, Duration::from_secs(60)).await.unwrap();
         let AnswerBody::Whole(body) = answer.body else { panic!("a whole answer") };
         assert_eq!(body, Answer::BODY);
@@ -20,5 +25,50 @@ fn a_submitted_job_runs_to_its_end_and_its_result_is_the_upstreams_body() {
         let job = stage.job(id).await;
         assert_eq!((job.status, job.attempts), (JobStatus::Succeeded, 1));
         assert!(job.started_at.is_some() && job.finished_at.is_some());
+        let attempt = &stage.attempts(id).await[0];
+        assert_eq!((attempt.number, &*attempt.upstream, attempt.key), (1, "up", 0));
+        let record = attempt.record.as_ref().unwrap();
+        assert_eq!((record.status, record.maybe_billed), (Some(200), false));
+    });
+}
+
+#[test]
+fn a_key_names_one_job_as_long_as_it_asks_for_the_same() {
+    in_virtual_time(async {
+        let stage = Stage::new(|_| Answer::good()).await;
+        let first = stage.submit(Job::new(chat("hello")).key("mine")).await;
+        assert_eq!(stage.submit(Job::new(chat("hello")).key("mine")).await, first);
+        stage.ended(first).await;
+        assert_eq!(stage.submit(Job::new(chat("hello")).key("mine")).await, first);
+        let error = stage.forebay.submit(Job::new(chat("other")).key("mine")).await.unwrap_err();
+        assert_eq!(error.code(), "idempotency_conflict");
+        assert_ne!(stage.submit(Job::new(chat("hello")).key("another")).await, first);
+        assert_ne!(stage.submit(Job::new(chat("hello"))).await, first);
+    });
+}
+
+#[test]
+fn a_result_that_is_not_there_in_time_says_so_and_comes_later() {
+    in_virtual_time(async {
+        let stage = Stage::new(|_| Answer::After(Duration::from_secs(100))).await;
+        let id = stage.submit(Job::new(chat("hello"))).await;
+        let error = stage.forebay.result(id, Duration::from_secs(10)).await.unwrap_err();
+        assert_eq!(error.code(), "deadline_exceeded");
+        assert!(error.message().contains("running"), "{}", error.message());
+        assert!(stage.forebay.result(id, Duration::from_secs(100)).await.is_ok());
+        let unknown = crate::JobId::of(1);
+        assert_eq!(stage.forebay.result(unknown, Duration::ZERO).await.unwrap_err().code(), "not_found");
+    });
+}
+
+#[test]
+fn a_program_that_says_nothing_about_a_store_opens_none_before_its_first_job() {
+    in_virtual_time(async {
+        let text = "[pool]\nthreads = 0\n[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]";
+        let forebay = crate::Forebay::start(crate::Config::from_toml(text).unwrap()).await.unwrap();
+        assert!(forebay.status().await.unwrap().jobs.is_none());
+        let told = format!("{text}\n[store]\nurl = \"sqlite::memory:\"");
+        let forebay = crate::Forebay::start(crate::Config::from_toml(&told).unwrap()).await.unwrap();
+        assert!(forebay.status().await.unwrap().jobs.is_some());
     });
 }

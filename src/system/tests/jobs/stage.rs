@@ -1,16 +1,15 @@
 //! A system with a store in memory and a scripted upstream, which can be started again on the same store.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::clock::{self, Instant};
-use crate::messages::{FailureKind, JobId, Request, Sent};
+use crate::clock::{self, Instant, WallClock};
+use crate::messages::{FailureKind, Job, JobId, JobStatus, Request, Sent};
 use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport, Scripted, TransportError};
 use crate::store::Store;
-use crate::store::jobs::JobRecord;
+use crate::store::jobs::{JobRecord, KeptAttempt};
 use crate::{Config, Forebay};
 
 pub(super) fn chat(text: &str) -> Request {
@@ -51,7 +50,9 @@ impl Answer {
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) number: usize,
+    /// The prompt, or `(webhook)`.
     pub(super) said: String,
+    pub(super) body: String,
     pub(super) at: Instant,
 }
 
@@ -60,6 +61,7 @@ type Script = Arc<dyn Fn(&Seen) -> Answer + Send + Sync>;
 pub(super) struct Stage {
     pub(super) forebay: Forebay,
     pub(super) store: Store,
+    wall: WallClock,
     script: Script,
     seen: Arc<Mutex<Vec<Seen>>>,
     more: String,
@@ -74,18 +76,25 @@ impl Stage {
     /// The same with more in the configuration.
     pub(super) async fn with(more: &str, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         let (script, seen, store): (Script, _, _) = (Arc::new(script), Arc::default(), Store::memory());
-        let forebay = start(more, &script, &seen, &store).await;
-        Self { forebay, store, script, seen, more: more.to_owned() }
+        let wall = WallClock::new();
+        let forebay = start(more, &script, &seen, &store, wall).await;
+        Self { forebay, store, wall, script, seen, more: more.to_owned() }
     }
 
     /// The process is gone, in the middle of whatever it did, and another one is started on its store.
     pub(super) async fn crash(self) -> Self {
-        let Self { forebay, store, script, seen, more } = self;
+        self.crash_for(Duration::ZERO).await
+    }
+
+    /// The same, and nobody is there for so long.
+    pub(super) async fn crash_for(self, long: Duration) -> Self {
+        let Self { forebay, store, wall, script, seen, more } = self;
         // As dead as can be: nothing it does from here on reaches the store.
         let store = store.reopened();
         drop(forebay);
-        let forebay = start(&more, &script, &seen, &store).await;
-        Self { forebay, store, script, seen, more }
+        clock::until(clock::now() + long).await;
+        let forebay = start(&more, &script, &seen, &store, wall).await;
+        Self { forebay, store, wall, script, seen, more }
     }
 
     /// The process ends in order, and another one is started on its store.
@@ -98,6 +107,29 @@ impl Stage {
         self.store.read(move |records| records.job(id, None)).await.unwrap().expect("the job")
     }
 
+    pub(super) async fn attempts(&self, id: JobId) -> Vec<KeptAttempt> {
+        self.store.read(move |records| records.attempts(id)).await.unwrap()
+    }
+
+    pub(super) async fn submit(&self, job: Job) -> JobId {
+        self.forebay.submit(job).await.unwrap()
+    }
+
+    /// The job, when it has ended.
+    pub(super) async fn ended(&self, id: JobId) -> JobRecord {
+        let within = Duration::from_secs(30 * 86_400);
+        let record = self.forebay.jobs().await.unwrap().wait(id, None, within).await.unwrap();
+        assert!(record.status.is_end(), "{id} is still {}", record.status);
+        record
+    }
+
+    /// Waits until the job stands so.
+    pub(super) async fn until_status(&self, id: JobId, status: JobStatus) {
+        while self.job(id).await.status != status {
+            clock::until(clock::now() + Duration::from_millis(10)).await;
+        }
+    }
+
     /// Calls that the upstream has seen.
     pub(super) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
@@ -105,38 +137,36 @@ impl Stage {
 
     /// Waits until the upstream has seen so many calls.
     pub(super) async fn until_seen(&self, count: usize) {
-        self.until(|| self.seen.lock().unwrap().len() >= count).await;
-    }
-
-    pub(super) async fn until(&self, is: impl Fn() -> bool) {
-        let late = clock::now() + Duration::from_secs(30 * 86_400);
-        while !is() {
-            assert!(clock::now() < late, "it never happened");
+        let late = clock::now() + Duration::from_secs(86_400);
+        while self.seen.lock().unwrap().len() < count {
+            assert!(clock::now() < late, "{:?}", self.seen());
             clock::until(clock::now() + Duration::from_millis(10)).await;
         }
     }
 }
 
-async fn start(more: &str, script: &Script, seen: &Arc<Mutex<Vec<Seen>>>, store: &Store) -> Forebay {
+async fn start(more: &str, script: &Script, seen: &Arc<Mutex<Vec<Seen>>>, store: &Store, wall: WallClock) -> Forebay {
     let retry = if more.contains("[retry]") { "" } else { "[retry]\njitter = \"none\"\n" };
     let text = format!(
-        "[pool]\nthreads = 0\n{retry}[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\", \"n\", \"x-*\"]\n{more}"
+        "[pool]\nthreads = 0\n{retry}[upstreams.up]\nbase_url = \"http://u.test/v1\"\nmodels = [\"m\"]\n{more}"
     );
     let config = Config::from_toml(&text).unwrap();
     let (script, seen) = (Arc::clone(script), Arc::clone(seen));
     let open = move || {
         let (script, seen) = (Arc::clone(&script), Arc::clone(&seen));
         MemoryTransport::new(move |request: HttpRequest| {
-            let said = super::super::prompt_of(&request);
+            let body = String::from_utf8_lossy(&request.body).into_owned();
+            let is_webhook = request.url.starts_with("https://hooks.test/");
+            let said = if is_webhook { "(webhook)".to_owned() } else { super::super::prompt_of(&request) };
             let mut log = seen.lock().unwrap();
-            let call = Seen { number: log.len(), said, at: clock::now() };
+            let call = Seen { number: log.len(), said, body, at: clock::now() };
             log.push(call.clone());
             drop(log);
             let answer = script(&call);
             async move { answered(answer).await }
         })
     };
-    Forebay::builder(config).transport(open).seed(1).store(store.clone()).start().await.unwrap()
+    Forebay::builder(config).transport(open).seed(1).store(store.clone(), wall).start().await.unwrap()
 }
 
 async fn answered(answer: Answer) -> Result<HttpResponse, TransportError> {
@@ -152,15 +182,5 @@ async fn answered(answer: Answer) -> Result<HttpResponse, TransportError> {
             Ok(response)
         }
         Answer::Fails(kind, sent) => Err(TransportError::new(kind, sent, "scripted")),
-    }
-}
-
-/// Counts how often something happened.
-#[derive(Default)]
-pub(super) struct Count(AtomicUsize);
-
-impl Count {
-    pub(super) fn next(&self) -> usize {
-        self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
