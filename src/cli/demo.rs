@@ -2,11 +2,10 @@
 //! provider of the same seed on loopback; then a table of what each of them lost, checked against the provider's ledger.
 //!
 //! `stage` is provider and callers, `strategies` (with a `bucket`) are what is compared, `client` is the HTTP of those that
-//! are not forebay. `tally` is what the callers saw, `verdict` holds it against the ledger, `table` and `screen` show it.
+//! are not forebay. `tally` is what the callers saw, `verdict` holds it against the ledger, `table` shows it.
 
 mod bucket;
 mod client;
-mod screen;
 mod stage;
 mod strategies;
 mod table;
@@ -18,10 +17,11 @@ use std::io::{self, IsTerminal, Write as _};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::task::Poll;
+use std::time::Duration;
 
 use clap::{Args, value_parser};
 
-use screen::Screen;
+use super::screen::Screen;
 use stage::{Run, Scale, Stage};
 use strategies::{Guarded, Naive, Through};
 use verdict::Verdict;
@@ -29,6 +29,9 @@ use verdict::Verdict;
 /// A strategy lost what it must not, or callers and ledger tell two stories.
 const EXIT_FAILED: u8 = 1;
 const EXIT_INTERRUPTED: u8 = 130;
+
+/// How often progress is shown where no line can be rewritten.
+const PLAIN: Duration = Duration::from_secs(2);
 
 /// Shows what a flaky provider does to naive callers, to careful ones, and to those behind forebay.
 #[derive(Args, Debug)]
@@ -58,7 +61,7 @@ async fn until_interrupted(scale: Scale) -> u8 {
         return fail(&format!("cannot handle signals: {error}"));
     }
     say(&scale.to_string());
-    let mut screen = Screen::new();
+    let mut screen = Screen::new(PLAIN);
     let told = {
         let mut story = pin!(story(scale, &mut screen));
         tokio::select! {

@@ -1,8 +1,12 @@
-//! The command line: one file a command. This file knows what commands there are and what their exit codes mean.
+//! The command line: one file a command, beside what they share: `screen` shows progress, `signals` are those that ask to
+//! stop. This file knows what commands there are and what their exit codes mean.
 
+mod batch;
 mod check;
 mod demo;
+mod screen;
 mod serve;
+mod signals;
 mod simulate;
 
 use std::path::PathBuf;
@@ -25,6 +29,8 @@ struct Cli {
 enum Command {
     /// Run the gateway until SIGTERM or SIGINT, then drain
     Serve(Configuration),
+    /// Run a file in OpenAI's Batch format to its end, without a daemon
+    Batch(batch::BatchArgs),
     /// Validate the configuration; print the one in force and who serves which model
     Check(Configuration),
     /// Show what a flaky provider does to 50 callers: naive ones, careful ones, and those behind forebay
@@ -53,6 +59,7 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         Command::Serve(configuration) => serve::run(&configuration),
+        Command::Batch(args) => batch::run(&args),
         Command::Check(configuration) => check::run(&configuration),
         Command::Demo(args) => demo::run(&args),
         Command::Simulate(args) => simulate::run(*args),

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::signals::{Signals, Stop};
 use crate::config::parse_duration;
 use crate::simulator::{Fault, Running, Settings, Simulator, StartError};
 use limits::LimitArgs;
@@ -277,10 +278,13 @@ fn failed(error: &io::Error) -> ExitCode {
 
 async fn serve(simulator: Simulator) -> io::Result<ExitCode> {
     // Before the line that tells a script to go on: it may well go on to a signal.
-    let signals = Signals::new()?;
+    let mut signals = Signals::new()?;
     let running: Running = simulator.start()?;
     say(&format!("listening on {}", running.base_url()))?;
-    let code = signals.first().await;
+    let code = match signals.next().await {
+        Stop::Interrupt => ExitCode::from(130),
+        Stop::Terminate => ExitCode::SUCCESS,
+    };
     let ledger = running.stop().await;
     say(&serde_json::to_string(&ledger)?)?;
     Ok(code)
@@ -292,42 +296,6 @@ fn say(line: &str) -> io::Result<()> {
     match writeln!(out, "{line}").and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         said => said,
-    }
-}
-
-#[cfg(unix)]
-struct Signals {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    async fn first(mut self) -> ExitCode {
-        tokio::select! {
-            _ = self.interrupt.recv() => ExitCode::from(130),
-            _ = self.terminate.recv() => ExitCode::SUCCESS,
-        }
-    }
-}
-
-#[cfg(not(unix))]
-struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    async fn first(self) -> ExitCode {
-        let _ = tokio::signal::ctrl_c().await;
-        ExitCode::from(130)
     }
 }
 

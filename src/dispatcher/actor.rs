@@ -2,7 +2,7 @@
 //!
 //! Owns the [`Switchboard`]: every accepted call, every budget, every timer. Hears calls and their callers' departure
 //! (`Submit`, `Call`, `Cancel`), the pool's slots and what becomes of attempts (`SlotUp`, `SlotGone`, `Opened`,
-//! `Attempted`), the operator (`Drain`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`, `AskMemories`) and itself, later (`WakeDue`). Says
+//! `Attempted`), the operator (`Drain`, `EndWaiting`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`, `AskMemories`) and itself, later (`WakeDue`). Says
 //! `RunAttempt` and `Abort` to slots and `NeedSlots` to the pool. When it dies, the ledger dies with it: every waiting
 //! caller's reply is dropped, which the handle turns into one `restarting` error each.
 
@@ -22,7 +22,7 @@ use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
     Abort, AskHealth, AskMemories, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, Durable, EndAll,
-    Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp,
+    EndWaiting, Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp,
     Status, Stop,
 };
 
@@ -290,6 +290,14 @@ impl Handler<Drain> for Dispatcher {
 
     fn handle(&mut self, drain: Drain, ctx: &mut Context<Self>) {
         self.with_board(ctx, |board, _| board.drain(drain.done));
+    }
+}
+
+impl Handler<EndWaiting> for Dispatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: EndWaiting, ctx: &mut Context<Self>) {
+        self.with_board(ctx, |board, now| board.end_waiting(now));
     }
 }
 

@@ -189,6 +189,16 @@ impl Switchboard {
         self.drained.push(done);
     }
 
+    /// Refuses new calls from now on, and ends those that are not at an upstream just now.
+    pub(crate) fn end_waiting(&mut self, now: Instant) {
+        self.draining = true;
+        for call in self.ledger.calls() {
+            if self.ledger.get(call).is_some_and(|entry| !matches!(entry.state, State::Running(_))) {
+                self.end(call, Err(draining()), now);
+            }
+        }
+    }
+
     /// Ends every call that is left: whole ones with 503, streams with an error event.
     pub(crate) fn end_all(&mut self, now: Instant) {
         self.draining = true;

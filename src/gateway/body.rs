@@ -9,7 +9,7 @@ use futures_core::Stream;
 use futures_util::StreamExt as _;
 use memmap2::MmapMut;
 
-use crate::clock;
+use crate::clock::{self, Instant};
 use crate::messages::{Error, ErrorKind};
 
 /// A body that brings nothing for so long is given up, and so is one below the least rate within such a window.
@@ -38,6 +38,11 @@ impl Announced {
     /// # Errors
     /// `body_too_large` for a length over `max`, `invalid_request` for a compressed body.
     pub(super) fn read(headers: &HeaderMap, max: usize) -> Result<Self, Error> {
+        Self::within(headers, Limit::of_body(max))
+    }
+
+    /// The same for what is not read whole.
+    pub(super) fn within(headers: &HeaderMap, limit: Limit) -> Result<Self, Error> {
         for coding in headers.get_all(header::CONTENT_ENCODING) {
             if !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity") {
                 return Err(Error::new(
@@ -52,17 +57,101 @@ impl Announced {
             .and_then(|length| length.to_str().ok()?.trim().parse::<u64>().ok())
             .map(|length| usize::try_from(length).unwrap_or(usize::MAX));
         match length {
-            Some(length) if length > max => Err(too_large(max)),
+            Some(length) if length > limit.bytes => Err(limit.exceeded()),
             length => Ok(Self { length }),
         }
+    }
+}
+
+/// A body as it comes: no larger than allowed, no slower than a caller of good will. What the gateway itself takes between two
+/// pieces is not held against the caller.
+pub(super) struct Paced<P> {
+    payload: P,
+    announced: Announced,
+    limit: Limit,
+    read: usize,
+    window_start: Instant,
+    window_bytes: usize,
+    last_piece: Instant,
+    /// When the last piece was handed out.
+    left: Instant,
+}
+
+/// How large a body may be, and which key of the configuration says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) bytes: usize,
+    pub(super) key: &'static str,
+}
+
+impl Limit {
+    /// For what is read whole.
+    pub(super) fn of_body(bytes: usize) -> Self {
+        Self { bytes, key: "[server] max_body" }
+    }
+
+    /// The refusal of a larger body.
+    pub(super) fn exceeded(self) -> Error {
+        let Self { bytes, key } = self;
+        Error::new(ErrorKind::BodyTooLarge, format!("the body is larger than {bytes} bytes ({key})"))
+    }
+}
+
+impl<P> Paced<P>
+where
+    P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
+{
+    pub(super) fn new(payload: P, announced: Announced, limit: Limit) -> Self {
+        let now = clock::now();
+        let (window_start, last_piece, left) = (now, now, now);
+        Self { payload, announced, limit, read: 0, window_start, window_bytes: 0, last_piece, left }
+    }
+
+    /// The next piece; `None` at the body's end.
+    ///
+    /// # Errors
+    /// `body_too_large` beyond the limit, `body_timeout` when it dribbles, `invalid_request` when it breaks off.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let away = clock::now() - self.left;
+        (self.window_start, self.last_piece) = (self.window_start + away, self.last_piece + away);
+        let piece = loop {
+            let window_end = self.window_start + WINDOW;
+            tokio::select! {
+                biased;
+                piece = self.payload.next() => break piece,
+                () = clock::until(window_end.min(self.last_piece + WINDOW)) => {
+                    let now = clock::now();
+                    if now >= self.last_piece + WINDOW || self.window_bytes < WINDOW_MIN_BYTES {
+                        return Err(dribbles());
+                    }
+                    (self.window_start, self.window_bytes) = (now, 0);
+                }
+            }
+        };
+        let Some(piece) = piece else { return Ok(None) };
+        let piece = piece.map_err(|error| broken(&error))?;
+        self.read += piece.len();
+        if self.read > self.limit.bytes {
+            return Err(self.limit.exceeded());
+        }
+        let now = clock::now();
+        self.window_bytes += piece.len();
+        (self.last_piece, self.left) = (now, now);
+        if now >= self.window_start + WINDOW {
+            // The window ended while bytes kept coming, so that its end was never waited for.
+            if self.window_bytes < WINDOW_MIN_BYTES && self.announced.length != Some(self.read) {
+                return Err(dribbles());
+            }
+            (self.window_start, self.window_bytes) = (now, 0);
+        }
+        Ok(Some(piece))
     }
 }
 
 /// Reads `payload` to its end. `grow` takes room for so many bytes more; it is asked before they are kept.
 ///
 /// # Errors
-/// `body_too_large` beyond `max`, `body_timeout` when it dribbles, `invalid_request` when it breaks off, and what
-/// `grow` says.
+/// As [`Paced::next`], with `max` as the limit, and what `grow` says.
 pub(super) async fn read<P>(
     payload: &mut P,
     announced: Announced,
@@ -72,51 +161,21 @@ pub(super) async fn read<P>(
 where
     P: Stream<Item = Result<Bytes, PayloadError>> + Unpin,
 {
+    let length = announced.length;
     let mut body = Gathered::Small(BytesMut::new());
-    let mut window_start = clock::now();
-    let mut window_bytes = 0;
-    let mut last_chunk = window_start;
-    loop {
-        let window_end = window_start + WINDOW;
-        let chunk = tokio::select! {
-            biased;
-            chunk = payload.next() => chunk,
-            () = clock::until(window_end.min(last_chunk + WINDOW)) => {
-                let now = clock::now();
-                if now >= last_chunk + WINDOW || window_bytes < WINDOW_MIN_BYTES {
-                    return Err(dribbles());
-                }
-                (window_start, window_bytes) = (now, 0);
-                continue;
-            }
-        };
-        let chunk = match chunk {
-            None => return Ok(body.whole()),
-            Some(Err(error)) => return Err(broken(&error)),
-            Some(Ok(chunk)) => chunk,
-        };
-        if body.len() + chunk.len() > max {
-            return Err(too_large(max));
-        }
+    let mut paced = Paced::new(payload, announced, Limit::of_body(max));
+    while let Some(chunk) = paced.next().await? {
         grow(chunk.len())?;
-        window_bytes += chunk.len();
-        last_chunk = clock::now();
-        if last_chunk >= window_end {
-            // The window ended while bytes kept coming, so that its end was never waited for.
-            if window_bytes < WINDOW_MIN_BYTES && announced.length != Some(body.len() + chunk.len()) {
-                return Err(dribbles());
-            }
-            (window_start, window_bytes) = (last_chunk, 0);
-        }
         // Most bodies come in one piece: it is the body, nothing is copied.
-        if body.len() == 0 && announced.length == Some(chunk.len()) {
+        if body.len() == 0 && length == Some(chunk.len()) {
             return Ok(chunk);
         }
         if body.len() == 0 {
-            body = Gathered::new(announced.length)?;
+            body = Gathered::new(length)?;
         }
         body.add(&chunk, max)?;
     }
+    Ok(body.whole())
 }
 
 /// What has come of a body.
@@ -189,7 +248,7 @@ impl Pages {
 
     fn add(&mut self, chunk: &[u8], max: usize) -> Result<(), Error> {
         let end = self.len + chunk.len();
-        self.pages.get_mut(self.len..end).ok_or_else(|| too_large(max))?.copy_from_slice(chunk);
+        self.pages.get_mut(self.len..end).ok_or_else(|| Limit::of_body(max).exceeded())?.copy_from_slice(chunk);
         self.len = end;
         Ok(())
     }
@@ -198,10 +257,6 @@ impl Pages {
 fn no_memory() -> Error {
     Error::new(ErrorKind::Overloaded, "the system gives no memory for the body; come again later")
         .with_retry_after(Duration::from_secs(1))
-}
-
-fn too_large(max: usize) -> Error {
-    Error::new(ErrorKind::BodyTooLarge, format!("the body is larger than {max} bytes ([server] max_body)"))
 }
 
 fn dribbles() -> Error {
@@ -240,6 +295,17 @@ mod tests {
     async fn read_paced(chunks: Vec<(Duration, usize)>) -> Result<usize, &'static str> {
         let read = read(&mut paced(chunks), chunked(), MAX, |_| Ok(())).await;
         read.map(|body| body.len()).map_err(|error| error.code())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_gateway_takes_between_two_pieces_is_not_held_against_the_caller() {
+        let pieces = vec![(Duration::from_secs(1), 1_000), (Duration::ZERO, 1_000), (Duration::from_secs(19), 1_000)];
+        let mut paced = Paced::new(paced(pieces), chunked(), Limit::of_body(MAX));
+        for _ in 0..3 {
+            paced.next().await.unwrap().unwrap();
+            clock::until(clock::now() + Duration::from_secs(60)).await;
+        }
+        assert_eq!(paced.next().await.unwrap(), None);
     }
 
     #[tokio::test(start_paused = true)]

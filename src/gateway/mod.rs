@@ -5,11 +5,13 @@
 //! as a [`stream`], or as one of the [`errors`], one for each [`idempotency`] key; [`sending`] sees it off.
 
 mod auth;
+mod batches;
 mod body;
 mod calls;
 mod connection;
 mod descriptors;
 mod errors;
+mod files;
 mod guard;
 mod headers;
 mod idempotency;
@@ -18,6 +20,7 @@ mod listener;
 mod models;
 mod operations;
 mod origin;
+mod pages;
 mod places;
 mod protocol;
 mod sending;
@@ -155,4 +158,6 @@ fn v1(config: &mut web::ServiceConfig) {
     }
     models::routes(config);
     jobs::routes(config);
+    files::routes(config);
+    batches::routes(config);
 }

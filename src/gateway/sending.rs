@@ -31,12 +31,14 @@ pub(super) fn seen_off(
             }
             BoxBody::new(Attended { body, answering })
         }
-        BodySize::Sized(size) if size > PIECE_BYTES as u64 => match body.try_into_bytes() {
+        BodySize::Sized(size) => match body.try_into_bytes() {
+            Ok(bytes) if size <= PIECE_BYTES as u64 => BoxBody::new(bytes),
             // Between two pieces it is not over.
             Ok(bytes) => BoxBody::new(Attended { body: BoxBody::new(InPieces(bytes)), answering }),
-            Err(body) => body,
+            // Nor while it comes from elsewhere.
+            Err(body) => BoxBody::new(Attended { body, answering }),
         },
-        _ => body,
+        BodySize::None => body,
     })
 }
 

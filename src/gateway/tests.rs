@@ -1,6 +1,7 @@
 //! The gateway in front of the whole system, in process and on a clock that stands still until nothing else is to be
 //! done: what a caller sees of what an upstream does.
 
+mod files;
 mod idempotency;
 mod messages;
 

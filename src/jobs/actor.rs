@@ -305,6 +305,9 @@ impl Actor for Jobs {
         self.registry.reach(ctx.address());
         self.is_draining = self.registry.is_draining();
         self.begin(ctx);
+        // Within the actor: should it crash, the actor does, and the next one has another.
+        let way = self.way.clone();
+        ctx.spawn(self.registry.batch_driver(move || way.config()).run().into_actor(self));
     }
 }
 

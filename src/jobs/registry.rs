@@ -1,12 +1,15 @@
 //! What everybody may ask about jobs: submit one, look at it, wait for it, call it off. Goes to the store itself; the actor
 //! only hears of what it has to do something about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::actor::{Arrived, AskInHand, CalledOff, InHand, Line};
+use super::batches::{Batches, Driver, Runner};
 use super::submission;
 use super::waiters::Waiters;
 use crate::clock::{self, WallClock};
@@ -33,6 +36,8 @@ struct Inner {
     waiters: Waiters,
     /// The actor; none before it has started, another one after it has crashed.
     actor: RwLock<Option<Line>>,
+    /// Wakes what takes batches forward.
+    wake_batches: Arc<Notify>,
     /// Nothing new is accepted, and nobody waits any longer.
     draining: AtomicBool,
 }
@@ -53,6 +58,7 @@ impl Registry {
             wall,
             waiters: Waiters::default(),
             actor: RwLock::new(None),
+            wake_batches: Arc::default(),
             draining: AtomicBool::new(false),
         }))
     }
@@ -69,6 +75,17 @@ impl Registry {
     /// The wall clock that [`Registry::now`] reads.
     pub(super) fn wall(&self) -> WallClock {
         self.0.wall
+    }
+
+    /// Files, and the batches made of them.
+    pub(crate) fn batches(&self) -> Batches {
+        Batches::new(self.0.store.clone(), Arc::clone(&self.0.wake_batches))
+    }
+
+    /// What takes batches forward, by the configuration in force.
+    pub(super) fn batch_driver(&self, config: impl Fn() -> Arc<Config> + 'static) -> Driver<Self> {
+        let (registry, wake) = (self.clone(), Arc::clone(&self.0.wake_batches));
+        Driver::new(self.0.store.clone(), self.clone(), config, move || registry.now(), wake)
     }
 
     pub(super) fn waiters(&self) -> &Waiters {
@@ -239,6 +256,17 @@ impl Registry {
             next_webhook_in_s,
             store_failure,
         }
+    }
+}
+
+impl Runner for Registry {
+    fn queued(&self, queues: &BTreeSet<Arc<str>>, expires_at: Ms) {
+        let due = self.now();
+        queues.iter().for_each(|queue| self.arrived(queue, due, expires_at));
+    }
+
+    fn let_go(&self, jobs: &[JobId]) {
+        jobs.iter().for_each(|job| self.ended(*job));
     }
 }
 

@@ -90,7 +90,7 @@ pub(crate) fn check_webhook(url: &str, config: &Config) -> Result<(), Error> {
 }
 
 /// Whether somebody takes calls of `model` to `endpoint`, by the rule that routes them.
-pub(crate) fn is_served(config: &Config, endpoint: Endpoint, model: Option<&str>) -> bool {
+pub(super) fn is_served(config: &Config, endpoint: Endpoint, model: Option<&str>) -> bool {
     let takes =
         |name: &Arc<str>| config.upstreams.get(name).is_some_and(|section| speaks(section.upstream.kind, endpoint));
     match model {

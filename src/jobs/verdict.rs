@@ -116,7 +116,10 @@ fn recorded(facts: &Facts, now: Ms) -> Option<(u32, AttemptRecord)> {
 }
 
 fn ends(status: JobStatus, error: &Error, attempt: Option<(u32, AttemptRecord)>) -> Verdict {
-    let end = JobEnd::Error { status: error.status(), error: error_object(error) };
+    let end = match error.answer() {
+        Some((_, body)) => JobEnd::Result { status: error.status(), body: body.clone() },
+        None => JobEnd::Error { status: error.status(), error: error_object(error) },
+    };
     Verdict::Ends { status, end, attempt, usage: None, cost_usd: None }
 }
 
@@ -253,6 +256,18 @@ mod tests {
         let error = || Error::new(ErrorKind::Draining, "bye").asking_for_time();
         assert_eq!(judge(&facts(true, Some(None)), Err(error()), 10), Verdict::LeftOpen);
         assert!(matches!(judge(&facts(true, None), Err(error()), 10), Verdict::Waits { .. }));
+    }
+
+    #[test]
+    fn an_upstreams_error_is_kept_byte_for_byte_and_one_of_ours_as_an_object() {
+        let end = |error| match judge(&facts(false, Some(Some(Fate::Answered))), Err(error), 9) {
+            Verdict::Ends { status: JobStatus::Failed, end, .. } => end,
+            other => panic!("{other:?}"),
+        };
+        let body = Bytes::from_static(b"{ \"error\" : {\"a\":1.0} }");
+        let theirs = Error::upstream(400, Headers::new(), body.clone());
+        assert_eq!(end(theirs), JobEnd::Result { status: 400, body });
+        assert!(matches!(end(unavailable()), JobEnd::Error { status: 502, .. }));
     }
 
     #[test]

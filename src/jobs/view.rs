@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::verdict::error_object;
-use crate::messages::{Error, ErrorKind, JobId, JobStatus, Priority, Usage};
+use crate::messages::{Error, ErrorKind, Headers, JobId, JobStatus, Priority, Usage};
 use crate::store::Ms;
 use crate::store::jobs::{JobEnd, JobRecord};
 
@@ -55,7 +55,10 @@ impl From<Usage> for ShownUsage {
 impl<'a> From<&'a JobRecord> for Shown<'a> {
     fn from(job: &'a JobRecord) -> Self {
         let (result, error) = match &job.end {
-            Some(JobEnd::Result { body, .. }) => (raw(body), None),
+            Some(JobEnd::Result { body, .. }) if job.status == JobStatus::Succeeded => (raw(body), None),
+            Some(JobEnd::Result { status, body }) => {
+                (None, owned(&error_object(&Error::upstream(*status, Headers::new(), body.clone()))))
+            }
             Some(JobEnd::Error { error, .. }) => (None, raw(error)),
             None => (None, end_error(job).and_then(|error| owned(&error_object(&error)))),
         };

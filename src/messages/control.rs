@@ -41,6 +41,12 @@ pub(crate) struct Drain {
 #[rtype(result = "()")]
 pub(crate) struct EndAll;
 
+/// Take no new calls, and end with 503 those that are not at an upstream just now; the others go on.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+#[cfg_attr(not(feature = "gateway"), allow(dead_code))] // said by commands alone
+pub(crate) struct EndWaiting;
+
 /// Composition root to dispatcher and supervisor: end. What they hold ends with them.
 #[derive(Message, Clone, Copy, Debug)]
 #[rtype(result = "()")]

@@ -33,7 +33,7 @@ mod watch;
 pub use account::{Account, AccountId, Authorities, Secret, Timeouts, Upstream, UpstreamKind};
 pub(crate) use attempt::{Abort, AttemptEnd, Attempted, Opened, RunAttempt};
 pub use body::{Body, UsageAsk};
-pub(crate) use control::{AskHealth, Drain, EndAll, Stop};
+pub(crate) use control::{AskHealth, Drain, EndAll, EndWaiting, Stop};
 pub use control::{Call, Cancel, Health};
 pub use droppable::Droppable;
 pub(crate) use droppable::without_indices;

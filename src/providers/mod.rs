@@ -5,10 +5,14 @@
 //! with them becomes a [`LimitReport`](crate::messages::LimitReport) (`limits`). Nothing here waits, and nothing here panics,
 //! whatever the bytes.
 //!
+//! `batch_line` reads the lines of a batch and writes those of its output.
+//!
 //! Kinds that are translated share how a request is read (`fields`: each taken once, none overlooked; `losses`: what cannot
 //! be said, and the caller's leave to drop it) and how OpenAI's answers are written (`openai/written`).
 
 mod anthropic;
+#[cfg(feature = "gateway")]
+pub(crate) mod batch_line;
 pub(crate) mod classify;
 mod data_url;
 pub(crate) mod dialect;

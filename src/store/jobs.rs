@@ -169,6 +169,16 @@ pub(crate) enum JobEnd {
     Error { status: u16, error: Bytes },
 }
 
+impl JobEnd {
+    /// The bytes of what it ends with.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Result { body, .. } => body.len(),
+            Self::Error { error, .. } => error.len(),
+        }
+    }
+}
+
 /// How a cancellation went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Cancelled {

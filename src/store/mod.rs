@@ -4,13 +4,17 @@
 //! durable. `writer` runs what has gathered in one transaction (group commit, without timers), on a thread of its own; reads
 //! run beside it. A kind is an `Engine`: `memory` keeps nothing beyond the process, `sqlite` is one file.
 //!
-//! The contract is one trait a noun, reads apart from changes: [`jobs`], `outbox`, `memories`. It is written so that PostgreSQL
-//! can be another kind: every change names its owner (one opening of the store) and is refused when the row is another's by
-//! now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
+//! The contract is one trait a noun, reads apart from changes: [`jobs`], [`batches`], [`files`], [`outbox`], [`memories`]. It is
+//! written so that PostgreSQL can be another kind: every change names its owner (one opening of the store) and is refused when the
+//! row is another's by now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
 
+pub(crate) mod batches;
 mod engine;
+pub(crate) mod files;
 mod handle;
 pub(crate) mod jobs;
+#[cfg(feature = "sqlite")]
+mod measured;
 pub(crate) mod memories;
 mod memory;
 mod open_error;
@@ -23,11 +27,15 @@ mod tests;
 #[cfg(feature = "sqlite")]
 mod writer;
 
+use batches::{BatchChanges, BatchRecords};
+use files::{FileChanges, FileRecords};
 #[allow(unused_imports)] // until jobs use it
 pub(crate) use handle::Store;
 use std::fmt;
 
 use jobs::{JobChanges, JobRecords};
+#[cfg(feature = "sqlite")]
+pub use measured::Measured;
 use memories::{MemoryChanges, MemoryRecords};
 pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};
@@ -40,19 +48,22 @@ use crate::clock::{self, WallClock};
 pub(crate) type Ms = i64;
 
 /// One opening of a store by one process. What it claimed is its own until it lets go or is gone; a later opening has a
-/// greater number.
+/// greater number; the first has 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Owner(pub(crate) i64);
 
 /// Everything that can be read.
-pub(crate) trait Records: JobRecords + OutboxRecords + MemoryRecords {}
+pub(crate) trait Records: JobRecords + BatchRecords + FileRecords + OutboxRecords + MemoryRecords {}
 
-impl<T: JobRecords + OutboxRecords + MemoryRecords> Records for T {}
+impl<T: JobRecords + BatchRecords + FileRecords + OutboxRecords + MemoryRecords> Records for T {}
 
 /// Everything that can be changed, and read, within a transaction.
-pub(crate) trait Changes: Records + JobChanges + OutboxChanges + MemoryChanges {}
+pub(crate) trait Changes:
+    Records + JobChanges + BatchChanges + FileChanges + OutboxChanges + MemoryChanges
+{
+}
 
-impl<T: Records + JobChanges + OutboxChanges + MemoryChanges> Changes for T {}
+impl<T: Records + JobChanges + BatchChanges + FileChanges + OutboxChanges + MemoryChanges> Changes for T {}
 
 /// Why a store could not do what it was asked. Whatever was asked of it in that transaction has not happened, save for
 /// [`StoreError::Io`]: then it may have.

@@ -165,9 +165,10 @@ fn outcome(record: JobRecord) -> Outcome {
         return Err(error.with_meta(meta));
     }
     let error = match (status, end) {
-        (_, Some(JobEnd::Result { status, body })) => {
+        (JobStatus::Succeeded, Some(JobEnd::Result { status, body })) => {
             return Ok(Answer { status, headers: Headers::new(), body: AnswerBody::Whole(body), meta });
         }
+        (_, Some(JobEnd::Result { status, body })) => Error::upstream(status, Headers::new(), body),
         (_, Some(JobEnd::Error { status, error })) => Error::upstream(status, Headers::new(), in_envelope(&error)),
         (status, None) => {
             Error::new(ErrorKind::DeadlineExceeded, format!("{id} has not ended yet: it is {status}; ask again later"))

@@ -102,6 +102,23 @@ fn is_own_answer(n: usize, heard: &Result<String, &'static str>) -> bool {
 }
 
 #[test]
+fn calls_that_wait_can_be_ended_while_those_at_an_upstream_go_on() {
+    in_virtual_time(async {
+        let (forebay, times) = system("max_concurrent = 2").await;
+        let calls = join_all((0..5).map(|n| hear(&forebay, chat(&format!("prompt {n}.")))));
+        let told = async {
+            clock::until(clock::now() + Duration::from_millis(50)).await;
+            forebay.end_waiting();
+        };
+        let (heard, ()) = tokio::join!(calls, told);
+        let answered = heard.iter().enumerate().filter(|(n, heard)| is_own_answer(*n, heard)).count();
+        let ended = heard.iter().filter(|heard| **heard == Err("draining")).count();
+        assert_eq!((answered, ended, times.lock().unwrap().len()), (2, 3, 2));
+        assert_eq!(hear(&forebay, chat("late")).await, Err("draining"));
+    });
+}
+
+#[test]
 fn a_crash_at_any_message_gives_every_caller_one_end_and_the_next_call_is_served() {
     for message in 1..=200 {
         in_virtual_time(async move {

@@ -21,7 +21,7 @@ sys.path.insert(0, str(HERE.parent / "python"))
 from support import gateway, simulator  # noqa: E402
 
 FEATURES = [
-    "plain", "stream", "stream usage", "tools", "tool stream", "structured", "embeddings", "count tokens",
+    "plain", "stream", "stream usage", "tools", "tool stream", "structured", "embeddings", "batch", "count tokens",
     "400", "401", "404", "429", "500", "cut stream", "timeout", "cancel", "golden",
 ]
 # Client, what runs it, and what it speaks: where the program does not serve that yet, the row is missing.
@@ -199,8 +199,10 @@ def required(name):
     """The features of which a row must speak."""
     if name == "vendors' own types":
         return ["golden"]
-    speaks_messages = any(name == row[0] and row[2] == "/v1/messages" for row in ROWS)
-    return [one for one in FEATURES if one != "golden" and (one != "count tokens" or speaks_messages)]
+    program, speaks = next((row[1], row[2]) for row in ROWS if row[0] == name)
+    # What only some of them can do at all.
+    special = {"golden": False, "count tokens": speaks == "/v1/messages", "batch": "openai_chat." in program}
+    return [one for one in FEATURES if special.get(one, True)]
 
 
 def attempt(row, tools, features):

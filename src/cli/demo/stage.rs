@@ -10,9 +10,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::client::{Client, MODEL};
-use super::screen::Screen;
 use super::strategies::Strategy;
 use super::tally::Tally;
+use crate::cli::screen::Screen;
 use crate::clock;
 use crate::config::Config;
 use crate::messages::Account;

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::Memory;
 use super::table::{Table, Undo};
-use crate::messages::{Endpoint, JobId, JobStatus, Priority, Usage};
+use crate::messages::{BatchId, Endpoint, JobId, JobStatus, Priority, Usage};
+use crate::store::batches::{Counts, EndedLine};
 use crate::store::jobs::{
     Again, AttemptRecord, Cancelled, Claim, Claimed, ClaimedJob, Finish, JobChanges, JobEnd, JobFilter, JobRecord,
     JobRecords, KeptAttempt, LOST, Line, NewJob, PRIORITIES, PutBack, QueueDepth, Retention, Start, Submitted,
@@ -75,6 +76,15 @@ impl Row {
         self.line.is_none().then(|| (self.tenant.clone(), self.status as u8, id))
     }
 
+    fn line(&self) -> Option<(BatchId, u32)> {
+        self.line.as_ref().map(|line| (line.batch, line.number))
+    }
+
+    /// A line that has neither its end nor a call under way.
+    fn waiting(&self) -> Option<(BatchId, u32)> {
+        self.line().filter(|_| !self.status.is_end() && self.status != JobStatus::Running)
+    }
+
     fn is_of(&self, tenant: Option<&str>) -> bool {
         self.tenant.as_deref() == tenant
     }
@@ -112,6 +122,8 @@ pub(super) struct Jobs {
     ended: Table<(bool, Ms, JobId), ()>,
     keys: Table<(Name, Arc<str>), JobId>,
     listed: Table<(Name, u8, JobId), ()>,
+    lines: Table<(BatchId, u32), JobId>,
+    waiting: Table<(BatchId, u32), JobId>,
     /// In the order they began.
     attempts: Table<u64, (JobId, KeptAttempt)>,
     attempt_of: Table<(JobId, u32), u64>,
@@ -130,6 +142,8 @@ impl Jobs {
             ended: Table::default(),
             keys: Table::default(),
             listed: Table::default(),
+            lines: Table::default(),
+            waiting: Table::default(),
             attempts: Table::default(),
             attempt_of: Table::default(),
             next: first,
@@ -137,7 +151,7 @@ impl Jobs {
         }
     }
 
-    pub(super) fn tables(&mut self) -> [&mut dyn Undo; 9] {
+    pub(super) fn tables(&mut self) -> [&mut dyn Undo; 11] {
         [
             &mut self.rows,
             &mut self.ready,
@@ -146,6 +160,8 @@ impl Jobs {
             &mut self.ended,
             &mut self.keys,
             &mut self.listed,
+            &mut self.lines,
+            &mut self.waiting,
             &mut self.attempts,
             &mut self.attempt_of,
         ]
@@ -160,6 +176,8 @@ impl Jobs {
             old.ended(id).map(|key| self.ended.remove(&key));
             old.key().map(|key| self.keys.remove(&key));
             old.listed(id).map(|key| self.listed.remove(&key));
+            old.line().map(|key| self.lines.remove(&key));
+            old.waiting().map(|key| self.waiting.remove(&key));
         }
         let Some(row) = row else {
             self.rows.remove(&id);
@@ -183,7 +201,35 @@ impl Jobs {
         if let Some(key) = row.listed(id) {
             self.listed.put(key, ());
         }
+        if let Some(key) = row.line() {
+            self.lines.put(key, id);
+        }
+        if let Some(key) = row.waiting() {
+            self.waiting.put(key, id);
+        }
         self.rows.put(id, row);
+    }
+
+    /// The first line of a batch that is still here, and on from there.
+    pub(super) fn lines(&self, batch: BatchId) -> impl Iterator<Item = JobId> + '_ {
+        self.lines.range((batch, 0)..=(batch, u32::MAX)).map(|(_, id)| *id)
+    }
+
+    /// Lines of a batch that are not being called, and whether they are in anybody's hands.
+    pub(super) fn waiting_lines(&self, batch: BatchId) -> impl Iterator<Item = (JobId, bool)> + '_ {
+        let waiting = self.waiting.range((batch, 0)..=(batch, u32::MAX));
+        waiting.map(|(_, id)| (*id, self.rows.get(id).is_some_and(|row| row.owner.is_some())))
+    }
+
+    /// A line that has its end.
+    pub(super) fn ended_line(&self, job: JobId) -> Option<EndedLine> {
+        let row = self.rows.get(&job).filter(|row| row.status.is_end())?;
+        let Line { number, ref custom_id, .. } = *row.line.as_ref()?;
+        Some(EndedLine { job, number, custom_id: custom_id.clone(), status: row.status, end: row.end.clone() })
+    }
+
+    pub(super) fn remove(&mut self, id: JobId) {
+        self.put(id, None);
     }
 
     /// A copy of the row, if `owner` has the job in its hands.
@@ -225,7 +271,14 @@ impl Jobs {
 }
 
 impl Memory {
-    /// The one way to an end: whoever brings it, the webhook is told of it.
+    /// A job that does not come to its own end.
+    pub(super) fn end_as(&mut self, id: JobId, status: JobStatus, at: Ms) {
+        if let Some(row) = self.jobs.rows.get(&id).cloned() {
+            self.end(id, row, status, at, None);
+        }
+    }
+
+    /// The one way to an end: whoever brings it, the webhook is told of it, and the batch counts it.
     fn end(&mut self, id: JobId, mut row: Row, status: JobStatus, at: Ms, end: Option<JobEnd>) {
         debug_assert!(status.is_end() && !row.status.is_end());
         row.status = status;
@@ -234,6 +287,9 @@ impl Memory {
         row.end = end;
         if let Some(url) = row.webhook.clone() {
             self.outbox.post(id, url, at);
+        }
+        if let Some(line) = &row.line {
+            self.batches.count(line.batch, &Counts::of_line(status, row.usage.as_ref()));
         }
         self.jobs.put(id, Some(row));
     }
@@ -431,9 +487,7 @@ impl JobChanges for Memory {
         let expired = self.jobs.expiring.range(..=(now, JobId::of(i64::MAX))).take(limit);
         let expired: Vec<JobId> = expired.map(|((_, id), ())| *id).collect();
         for id in &expired {
-            if let Some(row) = self.jobs.rows.get(id).cloned() {
-                self.end(*id, row, JobStatus::Expired, now, None);
-            }
+            self.end_as(*id, JobStatus::Expired, now);
         }
         Ok(expired)
     }

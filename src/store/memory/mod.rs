@@ -1,5 +1,7 @@
 //! The kind that keeps nothing beyond the process: sorted maps, and the works of one transaction taken back from an undo log.
 
+mod batches;
+mod files;
 mod jobs;
 mod memories;
 mod outbox;
@@ -12,6 +14,8 @@ use crate::clock::Dice;
 /// A store in memory.
 pub(super) struct Memory {
     jobs: jobs::Jobs,
+    batches: batches::Batches,
+    files: files::Files,
     outbox: outbox::Outbox,
     memories: memories::Memories,
 }
@@ -21,6 +25,8 @@ impl Memory {
         let first = super::first_id(&mut Dice::new());
         Self {
             jobs: jobs::Jobs::new(first),
+            batches: batches::Batches::new(first),
+            files: files::Files::new(first),
             outbox: outbox::Outbox::default(),
             memories: memories::Memories::default(),
         }
@@ -28,7 +34,8 @@ impl Memory {
 
     /// Every table, to be kept or taken back as one.
     fn tables(&mut self) -> impl Iterator<Item = &mut dyn table::Undo> {
-        self.jobs.tables().into_iter().chain(self.outbox.tables()).chain(self.memories.tables())
+        let jobs = self.jobs.tables().into_iter().chain(self.batches.tables()).chain(self.files.tables());
+        jobs.chain(self.outbox.tables()).chain(self.memories.tables())
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use rusqlite::Row;
 use rusqlite::types::Type;
 
-use crate::messages::{Endpoint, JobId, JobStatus, Priority, Usage};
+use crate::messages::{BatchId, Endpoint, FileId, JobId, JobStatus, Priority, Usage};
+use crate::store::batches::BatchStatus;
+use crate::store::files::Purpose;
 
 /// Nobody is the empty tenant, so that an index tells it from others.
 pub(super) fn tenant(tenant: Option<&str>) -> &str {
@@ -22,6 +24,29 @@ pub(super) fn id_of(row: &Row<'_>, at: &str) -> rusqlite::Result<JobId> {
         number @ 0.. => Ok(JobId::of(number)),
         _ => Err(odd(at)),
     }
+}
+
+pub(super) fn file_id_of(row: &Row<'_>, at: &str) -> rusqlite::Result<FileId> {
+    match row.get(at)? {
+        number @ 0.. => Ok(FileId::of(number)),
+        _ => Err(odd(at)),
+    }
+}
+
+pub(super) fn batch_id_of(row: &Row<'_>, at: &str) -> rusqlite::Result<BatchId> {
+    match row.get(at)? {
+        number @ 0.. => Ok(BatchId::of(number)),
+        _ => Err(odd(at)),
+    }
+}
+
+pub(super) fn purpose_of(row: &Row<'_>, at: &str) -> rusqlite::Result<Purpose> {
+    Purpose::of(row.get_ref(at)?.as_str()?).ok_or_else(|| odd(at))
+}
+
+pub(super) fn batch_status_of(row: &Row<'_>, at: &str) -> rusqlite::Result<BatchStatus> {
+    let name = row.get_ref(at)?.as_str()?;
+    BatchStatus::ALL.into_iter().find(|status| status.name() == name).ok_or_else(|| odd(at))
 }
 
 pub(super) fn status_of(row: &Row<'_>, at: &str) -> rusqlite::Result<JobStatus> {

@@ -49,7 +49,7 @@ fn line(row: &Row<'_>) -> rusqlite::Result<Option<Line>> {
 }
 
 impl Sqlite {
-    fn end_of(&self, id: JobId) -> Result<Option<JobEnd>, StoreError> {
+    pub(super) fn end_of(&self, id: JobId) -> Result<Option<JobEnd>, StoreError> {
         let sql = "SELECT is_error, status, crc, body FROM result WHERE job = ?1";
         let found = self.one(sql, [id.number()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let Some((is_error, status, crc, body)): Option<(bool, u16, u32, Vec<u8>)> = found else { return Ok(None) };
@@ -69,6 +69,9 @@ impl JobRecords for Sqlite {
         let Some(mut job) = self.one(sql, params![id.number()], record)? else { return Ok(None) };
         if job.status.is_end() {
             job.end = self.end_of(id)?;
+        }
+        if matches!(job.status, JobStatus::Succeeded | JobStatus::Failed) && job.end.is_none() {
+            return Err(StoreError::Corrupt(format!("the result of {id} is gone")));
         }
         Ok(Some(job))
     }

@@ -7,7 +7,8 @@ use rusqlite::{Row, named_params, params};
 
 use super::codes::{endpoint_of, id_of, priority, status_of, tenant, tenant_of, usage};
 use super::{Sealed, Sqlite, limit};
-use crate::messages::{JobId, JobStatus, Priority, Usage};
+use crate::messages::{BatchId, JobId, JobStatus, Priority, Usage};
+use crate::store::batches::Counts;
 use crate::store::jobs::{
     Again, AttemptRecord, Cancelled, Claim, Claimed, ClaimedJob, Finish, JobChanges, JobEnd, LOST, NewJob, PRIORITIES,
     PutBack, Retention, Start, Submitted,
@@ -45,17 +46,20 @@ impl Sqlite {
             "UPDATE job SET owner = NULL, status = :status, finished_at = :at, input_tokens = :input,
                  cached_input_tokens = :cached, output_tokens = :output, total_tokens = :total, cost_usd = :cost_usd
              WHERE id = :id AND owner IS NOT NULL AND (:owner IS NULL OR owner = :owner)
-             RETURNING webhook",
+             RETURNING webhook, batch",
             named_params! {
                 ":id": job.number(), ":owner": owner.map(|owner| owner.0), ":status": status.name(), ":at": at,
                 ":input": input, ":cached": cached, ":output": output, ":total": total, ":cost_usd": cost_usd,
             },
-            |row| row.get::<_, Option<Arc<str>>>("webhook"),
+            |row| Ok((row.get::<_, Option<Arc<str>>>("webhook")?, row.get::<_, Option<i64>>("batch")?)),
         )?;
-        let Some(webhook) = ended else { return Ok(false) };
+        let Some((webhook, batch)) = ended else { return Ok(false) };
         planted::reach(Point::InFinish);
         if let Some(url) = webhook {
             self.change("INSERT INTO outbox (job, url, due) VALUES (?1, ?2, ?3)", params![job.number(), url, at])?;
+        }
+        if let Some(batch) = batch {
+            self.count(BatchId::of(batch.max(0)), &Counts::of_line(*status, used.as_ref()))?;
         }
         if let Some(end) = end {
             let (is_error, status, body) = match end {
@@ -69,6 +73,11 @@ impl Sqlite {
             )?;
         }
         Ok(true)
+    }
+
+    /// Ends a job without an answer, whoever has it.
+    pub(super) fn end_as(&self, job: JobId, status: JobStatus, at: Ms) -> Result<bool, StoreError> {
+        self.end(&Ending::told(job, status, at))
     }
 
     /// Writes down what an attempt came to, if its record is still kept.
@@ -318,7 +327,7 @@ impl JobChanges for Sqlite {
             Some((None, status)) => return Ok(Cancelled::Ended(status)),
             Some((Some(owner), _)) => owner,
         };
-        self.end(&Ending::told(id, JobStatus::Cancelled, at))?;
+        self.end_as(id, JobStatus::Cancelled, at)?;
         Ok(Cancelled::Now { was_claimed: owner > 0 })
     }
 
@@ -330,7 +339,7 @@ impl JobChanges for Sqlite {
             |row| id_of(row, "id"),
         )?;
         for id in &expired {
-            self.end(&Ending::told(*id, JobStatus::Expired, now))?;
+            self.end_as(*id, JobStatus::Expired, now)?;
         }
         Ok(expired)
     }
@@ -350,7 +359,7 @@ impl JobChanges for Sqlite {
                 self.write_down(id, attempts, &lost)?;
             }
             if was_running && at_most_once {
-                self.end(&Ending::told(id, JobStatus::Unknown, now))?;
+                self.end_as(id, JobStatus::Unknown, now)?;
             } else {
                 let ready =
                     "UPDATE job SET owner = 0, status = iif(status = 'running', 'retrying', status) WHERE id = ?1";

@@ -79,6 +79,34 @@ row.cell("embeddings", async (prompt) => {
   it.assert(packed.usage.total_tokens > 0);
 });
 
+row.cell("batch", async (prompt) => {
+  const line = (name) => {
+    const body = { model: MODEL, messages: user(`${prompt} ${name}`) };
+    return JSON.stringify({ custom_id: name, method: "POST", url: "/v1/chat/completions", body });
+  };
+  const text = Buffer.from(`${line("a")}\n${line("b")}\n`);
+  const file = await client.files.create({ file: await OpenAI.toFile(text, "in.jsonl"), purpose: "batch" });
+  equal([file.filename, file.bytes], ["in.jsonl", text.length]);
+  let batch = await client.batches.create({
+    input_file_id: file.id, endpoint: "/v1/chat/completions", completion_window: "24h", metadata: { of: "matrix" },
+  });
+  const end = Date.now() + 60_000;
+  while (["validating", "in_progress", "finalizing"].includes(batch.status)) {
+    it.assert(Date.now() < end, `it stays so: ${JSON.stringify(batch)}`);
+    await new Promise((go) => setTimeout(go, 50));
+    batch = await client.batches.retrieve(batch.id);
+  }
+  equal([batch.status, batch.request_counts.completed, batch.metadata], ["completed", 2, { of: "matrix" }]);
+  const output = await (await client.files.content(batch.output_file_id)).text();
+  for (const answer of output.trim().split("\n").map(JSON.parse)) {
+    equal(answer.response.body.choices[0].message.content, echo(`${prompt} ${answer.custom_id}`));
+  }
+  const listed = [];
+  for await (const one of client.batches.list({ limit: 1 })) listed.push(one.id);
+  it.assert(listed.includes(batch.id));
+  it.assert((await client.files.delete(file.id)).deleted);
+});
+
 row.cell("400", async (prompt) => {
   const error = await it.refused(1, is(OpenAI.BadRequestError), () => create({ messages: user(`${prompt} [[fault:status-400 x9]]`) }));
   equal(error.error.message, "status 400 (injected by the simulator)");

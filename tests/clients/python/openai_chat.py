@@ -102,6 +102,29 @@ else:
     row.cell("embeddings")(embeddings)
 
 
+@row.cell("batch")
+def _(prompt):
+    def line(name):
+        body = {"model": MODEL, "messages": user(f"{prompt} {name}")}
+        return json.dumps({"custom_id": name, "method": "POST", "url": "/v1/chat/completions", "body": body})
+
+    file = client.files.create(file=("in.jsonl", f"{line('a')}\n{line('b')}\n".encode()), purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"of": "matrix"}
+    )
+    end = time.monotonic() + 60
+    while batch.status in ("validating", "in_progress", "finalizing"):
+        assert time.monotonic() < end, f"it stays so: {batch}"
+        time.sleep(0.05)
+        batch = client.batches.retrieve(batch.id)
+    equal((batch.status, batch.request_counts.completed, batch.metadata), ("completed", 2, {"of": "matrix"}))
+    for answer in map(json.loads, client.files.content(batch.output_file_id).text.splitlines()):
+        content = answer["response"]["body"]["choices"][0]["message"]["content"]
+        equal(content, echo(f"{prompt} {answer['custom_id']}"))
+    assert batch.id in [one.id for one in client.batches.list()]
+    assert client.files.delete(file.id).deleted
+
+
 @row.cell("400")
 def _(prompt):
     error = refused(1, openai.BadRequestError, lambda: create(model=MODEL, messages=user(f"{prompt} [[fault:status-400 x9]]")))
