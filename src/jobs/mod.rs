@@ -23,9 +23,7 @@ mod window;
 #[cfg(test)]
 pub(crate) use actor::CrashJobsIn;
 pub(crate) use actor::{DrainJobs, Jobs};
-pub(crate) use registry::Registry;
-#[allow(unused_imports)] // until batches are made
-pub(crate) use registry::refusal;
+pub(crate) use registry::{Registry, Whose, refusal};
 #[allow(unused_imports)] // until batches are made
 pub(crate) use submission::{check_webhook, is_served, row};
 #[cfg(feature = "gateway")]
