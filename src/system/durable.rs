@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::handle::Forebay;
-use super::keeping;
+use super::remembering;
 use super::root::Shared;
 use crate::clock::WallClock;
 use crate::config::StoreUrl;
-use crate::jobs::{DrainJobs, Registry, end_error};
+use crate::jobs::{DrainJobs, Registry, Whose, end_error, refusal};
 use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome, Recollection};
 use crate::store::Store;
 use crate::store::jobs::{JobEnd, JobRecord};
@@ -50,16 +50,6 @@ impl Durable {
         let registry = self.opened.get_or_init(|| Registry::new(store, WallClock::new()));
         self.is_open.notify_waiters();
         Ok((registry, true))
-    }
-
-    /// What earlier processes learned; opens the store at `url`.
-    ///
-    /// # Errors
-    /// `start_failed`, with the reason and the cure.
-    pub(super) async fn recollections(&self, url: &StoreUrl) -> Result<Vec<Recollection>, Error> {
-        let (registry, _) = self.get_or_open(url).await?;
-        let learned = keeping::recollections(registry).await;
-        learned.map_err(|error| Error::new(ErrorKind::Start, format!("the store cannot be read: {error}")))
     }
 
     /// Takes `store` for its own; `wall` is the time there.
@@ -104,7 +94,8 @@ impl Forebay {
     /// `not_found`; the job's own error; `deadline_exceeded` when it has not ended in time, which says nothing of the job, or
     /// when its own time was up; `cancelled` and `unknown` ends are `not_found` and `upstream_unavailable`, and say so.
     pub async fn result(&self, id: JobId, within: Duration) -> Outcome {
-        let record = self.jobs().await?.wait(id, None, within).await?;
+        // The program is everybody's: it asks for whomever it likes.
+        let record = self.jobs().await?.wait(id, Whose::Anyones, within).await?;
         outcome(record)
     }
 
@@ -119,16 +110,16 @@ impl Forebay {
         Ok(registry)
     }
 
-    /// What has the store, where it is open.
-    #[cfg(feature = "gateway")]
-    pub(crate) fn registry(&self) -> Option<Registry> {
-        self.shared().durable.get().cloned()
-    }
-
     /// What has jobs run, to crash it.
     #[cfg(test)]
     pub(crate) fn jobs_actor(&self) -> actix::Addr<crate::jobs::Jobs> {
         self.shared().jobs.read().unwrap_or_else(PoisonError::into_inner).clone().expect("a store is open")
+    }
+
+    /// What may be asked about jobs, where the store is open.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn registry(&self) -> Option<Registry> {
+        self.shared().durable.get().cloned()
     }
 
     /// Resolves, with the reason, when the store has failed for good. Never without a store.
@@ -145,6 +136,17 @@ impl Forebay {
 }
 
 impl Shared {
+    /// Opens the store where it is not open yet; gives what earlier processes learned of accounts.
+    ///
+    /// # Errors
+    /// As [`Durable::get_or_open`].
+    pub(super) async fn recollections(&self) -> Result<Vec<Recollection>, Error> {
+        let (registry, _) = self.durable.get_or_open(&self.config().store.url).await?;
+        remembering::recollections(registry).await.map_err(|error| {
+            Error::new(ErrorKind::Start, format!("the store cannot be read: {}", refusal(error).message()))
+        })
+    }
+
     /// Has the jobs' actor put back what it holds; resolves when nothing is in its hands any more.
     pub(super) fn drain_jobs(&self) -> Option<oneshot::Receiver<()>> {
         let registry = self.durable.get()?;
@@ -165,10 +167,9 @@ fn outcome(record: JobRecord) -> Outcome {
         return Err(error.with_meta(meta));
     }
     let error = match (status, end) {
-        (JobStatus::Succeeded, Some(JobEnd::Result { status, body })) => {
+        (_, Some(JobEnd::Result { status, body })) => {
             return Ok(Answer { status, headers: Headers::new(), body: AnswerBody::Whole(body), meta });
         }
-        (_, Some(JobEnd::Result { status, body })) => Error::upstream(status, Headers::new(), body),
         (_, Some(JobEnd::Error { status, error })) => Error::upstream(status, Headers::new(), in_envelope(&error)),
         (status, None) => {
             Error::new(ErrorKind::DeadlineExceeded, format!("{id} has not ended yet: it is {status}; ask again later"))

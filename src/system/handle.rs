@@ -11,7 +11,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::events::Events;
-use super::keeping;
+use super::remembering::{self, remember_some};
 use super::root::{Rooted, Shared};
 use super::start::Builder;
 use super::threads::Threads;
@@ -187,19 +187,11 @@ impl Forebay {
             }
         }
         if let Some(registry) = self.0.shared.durable.get() {
-            keeping::keep(self.dispatcher(), registry.clone(), keeping::ALL).await;
+            remember_some(&self.0.shared, registry, remembering::ALL).await;
             registry.store().close().await;
         }
         self.0.shared.stopped.store(true, Ordering::Relaxed);
         self.0.root.stop();
-    }
-
-    /// Takes no new calls from now on, and ends with `draining` those that wait for their turn or for another try. What is at
-    /// an upstream goes on; when it fails and would be tried again, saying this once more ends it, too.
-    #[cfg(feature = "gateway")]
-    pub(crate) fn end_waiting(&self) {
-        self.0.shared.draining.store(true, Ordering::Relaxed);
-        self.dispatcher().do_send(crate::messages::EndWaiting);
     }
 
     /// Takes room for a body before it is read.

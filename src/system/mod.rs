@@ -3,7 +3,7 @@
 mod durable;
 mod events;
 mod handle;
-mod keeping;
+mod remembering;
 mod root;
 mod start;
 #[cfg(test)]

@@ -13,14 +13,15 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::durable::Durable;
-use super::keeping;
+use super::remembering;
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
 use crate::jobs::{Jobs, Way};
-use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Stop};
+use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Recollection, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::pool::{Lines, Supervisor, Vitals};
 use crate::telemetry::events;
@@ -121,6 +122,8 @@ pub(super) struct Root {
     assembly: u32,
     /// Which of the jobs' actors is the last.
     jobs: u32,
+    /// What keeps what was learned of accounts.
+    remembers: Option<AbortHandle>,
     deaths: VecDeque<Instant>,
     failed: watch::Sender<bool>,
 }
@@ -132,9 +135,21 @@ impl Root {
         arbiters: Vec<actix_rt::ArbiterHandle>,
         dice: Dice,
         failed: watch::Sender<bool>,
-        legacy: Legacy,
+        recollections: Vec<Recollection>,
     ) -> Self {
-        Self { shared, factory, arbiters, dice, legacy, assembly: 0, jobs: 0, deaths: VecDeque::new(), failed }
+        let legacy = Legacy::of_earlier(recollections);
+        Self {
+            shared,
+            factory,
+            arbiters,
+            dice,
+            legacy,
+            assembly: 0,
+            jobs: 0,
+            remembers: None,
+            deaths: VecDeque::new(),
+            failed,
+        }
     }
 
     /// Starts dispatcher and pool and draws the lines between them.
@@ -189,19 +204,8 @@ impl Root {
         };
         let dice = Dice::seeded(self.dice.number());
         let watch = DeathWatch::new(ctx.address().recipient(), self.jobs, Part::Jobs);
-        if self.jobs == 1 {
-            ctx.run_interval(keeping::EVERY, |root, ctx| root.keep_learned(ctx));
-        }
         let jobs = Jobs::new(registry, way, &self.factory, dice, watch).start();
         *self.shared.jobs.write().unwrap_or_else(PoisonError::into_inner) = Some(jobs);
-    }
-
-    /// Has a little of what the dispatcher has learned kept.
-    fn keep_learned(&self, ctx: &mut Context<Self>) {
-        if let Some(registry) = self.shared.durable.get() {
-            let kept = keeping::keep(self.shared.dispatcher(), registry.clone(), keeping::A_FEW);
-            ctx.spawn(kept.into_actor(self));
-        }
     }
 
     /// Whether the system bears another death.
@@ -241,6 +245,14 @@ impl Actors {
     fn stop(&self) {
         self.supervisor.do_send(Stop);
         self.dispatcher.do_send(Stop);
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Some(remembers) = &self.remembers {
+            remembers.abort();
+        }
     }
 }
 
@@ -290,8 +302,12 @@ impl Handler<KeepJobs> for Root {
     type Result = ();
 
     fn handle(&mut self, _: KeepJobs, ctx: &mut Context<Self>) {
-        if self.jobs == 0 {
+        if self.jobs == 0
+            && let Some(registry) = self.shared.durable.get().cloned()
+        {
             self.start_jobs(ctx);
+            let remembers = remembering::remember(Arc::clone(&self.shared), registry);
+            self.remembers = Some(actix_rt::spawn(remembers).abort_handle());
         }
     }
 }

@@ -11,7 +11,7 @@ use super::root::{Root, Rooted, Shared};
 use super::threads::Threads;
 use crate::clock::Dice;
 use crate::config::Config;
-use crate::dispatcher::{Admission, Legacy};
+use crate::dispatcher::Admission;
 use crate::messages::{Error, ErrorKind};
 use crate::pool::transport::{self, Transport, TransportFactory};
 
@@ -101,9 +101,8 @@ impl Builder {
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
-        // Before there is a dispatcher: it begins with what was learned of its accounts.
         let recollections = match opens_store {
-            true => shared.durable.recollections(&shared.config().store.url).await?,
+            true => shared.recollections().await?,
             false => Vec::new(),
         };
         let (failed, failure) = watch::channel(false);
@@ -112,14 +111,7 @@ impl Builder {
         let of_root = Arc::clone(&shared);
         threads.arbiters[0].spawn_fn(move || {
             // Whoever asked may be gone: then what was started ends here.
-            let _ = ready.send(Rooted::new(Root::new(
-                of_root,
-                factory,
-                arbiters,
-                dice,
-                failed,
-                Legacy::of_earlier(recollections),
-            )));
+            let _ = ready.send(Rooted::new(Root::new(of_root, factory, arbiters, dice, failed, recollections)));
         });
         let root = started.await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
         if !root.assembled().await {

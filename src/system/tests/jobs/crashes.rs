@@ -51,6 +51,26 @@ fn retries_that_came_due_while_nobody_was_there_do_not_go_all_at_once() {
 }
 
 #[test]
+fn a_parked_account_stays_parked_over_a_restart_for_whoever_comes_then() {
+    in_virtual_time(async {
+        let stage = Stage::new(|seen| match seen.number {
+            0 => Answer::Status(429, vec![("retry-after", "3600".to_owned())]),
+            _ => Answer::good(),
+        })
+        .await;
+        let start = clock::now();
+        let held = stage.submit(Job::new(chat("held"))).await;
+        stage.until_status(held, JobStatus::Retrying).await;
+        clock::until(start + Duration::from_secs(60)).await;
+        let stage = stage.crash().await;
+        let other = stage.submit(Job::new(chat("other"))).await;
+        assert_eq!(stage.ended(other).await.status, JobStatus::Succeeded);
+        let took = (stage.seen()[1].at - start).as_secs_f64();
+        assert!((3_599.0..3_602.0).contains(&took), "{took}");
+    });
+}
+
+#[test]
 fn a_crash_in_mid_call_repeats_the_call_or_leaves_it_unknown_as_was_asked() {
     in_virtual_time(async {
         let stage = Stage::new(|seen| if seen.number < 2 { Answer::never() } else { Answer::good() }).await;
