@@ -110,12 +110,10 @@ fn all_m(_: usize) -> &'static str {
 fn every_line_is_asked_once_and_what_it_used_is_summed() {
     let story = run(config("max_concurrent = 50", ""), 1_000, all_m, |_, _, _| good());
     assert_eq!((story.answered, story.failed, story.asked), (1_000, 0, 1_000));
-    assert!(story.peak <= 50, "{}", story.peak);
+    assert!((33..=50).contains(&story.peak), "the window has grown, within what may be in flight: {}", story.peak);
     assert_eq!(story.ended.stopped, None);
     let sum = story.ended.tally.sum(Duration::ZERO);
     assert_eq!(sum, "1,000 answered; 7,000 tokens, US$ 0.0070; 0s");
-    // 20 rounds of 50, and the first ones, which are smaller: a window that does not grow would take 32 of them at most.
-    assert!(story.took < Duration::from_secs(5), "{:?}", story.took);
 }
 
 #[test]
