@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::progress::time;
 use crate::clock::Instant;
 use crate::messages::{Error, ErrorKind, Outcome};
 use crate::providers::error_body::ErrorBody;
@@ -24,7 +25,7 @@ const ALONE_MAX: u32 = 2;
 const ATTEMPTS_MAX: u32 = 15;
 const OUTAGE_BORNE: Duration = Duration::from_secs(15 * 60);
 
-/// Nobody has ever answered in this run, and now this long nobody was to be reached: it is set up wrongly.
+/// Nobody has ever answered for the model, and now this long nobody was to be reached: it is set up wrongly.
 const NEVER_ANSWERED: Duration = Duration::from_secs(120);
 
 /// So long an outage is waited out.
@@ -59,50 +60,37 @@ pub(super) enum Verdict {
     Left,
 }
 
-/// What the ends of calls have told so far.
-#[derive(Debug)]
-pub(super) struct Patience {
-    started: Instant,
-    /// When somebody last answered, if only to refuse.
-    alive: Option<Instant>,
-    /// Since when nobody is to be reached.
-    outage: Option<Instant>,
-    /// By model.
-    doors: HashMap<Option<String>, Door>,
-}
+/// What the ends of calls have told so far, by model: some may be out of reach while others are answered.
+#[derive(Default, Debug)]
+pub(super) struct Patience(HashMap<Option<String>, Door>);
 
 /// Who answers the lines of one model.
 #[derive(Default, Debug)]
 struct Door {
+    /// When somebody last answered, if only to refuse.
+    alive: Option<Instant>,
+    /// Since when nobody is to be reached.
+    outage: Option<Instant>,
+    /// A line has had its answer.
     has_answered: bool,
+    /// Since when the key is refused.
     refused: Option<Instant>,
     /// In whose words it is closed for this run.
     closed: Option<String>,
 }
 
 impl Patience {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, alive: None, outage: None, doors: HashMap::new() }
-    }
-
     /// Whether lines of this model may be asked.
     pub(super) fn is_open(&self, model: Option<&str>) -> bool {
-        self.doors.get(&model.map(str::to_owned)).is_none_or(|door| door.closed.is_none())
+        self.0.get(&model.map(str::to_owned)).is_none_or(|door| door.closed.is_none())
     }
 
     /// Models that nobody answers any more, and why.
     pub(super) fn closed(&self) -> Vec<(&str, &str)> {
-        let closed = self.doors.iter().filter_map(|(model, door)| Some((model.as_deref(), door.closed.as_deref()?)));
+        let closed = self.0.iter().filter_map(|(model, door)| Some((model.as_deref(), door.closed.as_deref()?)));
         let mut closed: Vec<_> = closed.map(|(model, why)| (model.unwrap_or("(none)"), why)).collect();
         closed.sort_unstable();
         closed
-    }
-
-    /// Why the run should end: nobody is to be reached, and has not been for long.
-    pub(super) fn is_exhausted(&self, now: Instant) -> Option<Duration> {
-        let silent = now.saturating_duration_since(self.outage?);
-        let enough = if self.alive.is_some() { OUTAGE_MAX } else { NEVER_ANSWERED };
-        (silent >= enough).then(|| now.saturating_duration_since(self.alive.unwrap_or(self.started)))
     }
 
     /// Judges the end of a call to `model` that began at `begun`, while `others` were under way, and adds it to its line's
@@ -116,57 +104,45 @@ impl Patience {
         others: usize,
         now: Instant,
     ) -> Verdict {
+        let door = self.door(model);
         let error = match outcome {
             Ok(_) => {
-                self.alive(now);
-                let door = self.door(model);
+                door.alive(now);
                 (door.has_answered, door.refused) = (true, None);
                 return Verdict::Ended;
             }
             Err(error) => error,
         };
         tries.attempts += error.meta().attempts;
-        let verdict = self.judge_error(error, model, tries, begun, others, now);
+        let verdict = door.judge(error, tries, begun, others, now);
         if matches!(verdict, Verdict::Again(_)) {
             tries.again += 1;
         }
         verdict
     }
 
-    fn judge_error(
-        &mut self,
-        error: &Error,
-        model: Option<&str>,
-        tries: &mut Tries,
-        begun: Instant,
-        others: usize,
-        now: Instant,
-    ) -> Verdict {
-        let wait = wait(tries.again, error.retry_after());
-        let again = || Verdict::Again(wait);
+    fn door(&mut self, model: Option<&str>) -> &mut Door {
+        self.0.entry(model.map(str::to_owned)).or_default()
+    }
+}
+
+impl Door {
+    fn judge(&mut self, error: &Error, tries: &mut Tries, begun: Instant, others: usize, now: Instant) -> Verdict {
+        let again = Verdict::Again(wait(tries.again, error.retry_after()));
         match error.kind() {
             ErrorKind::Draining => Verdict::Left,
-            ErrorKind::Overloaded | ErrorKind::Restarting => again(),
+            ErrorKind::Overloaded | ErrorKind::Restarting => again,
             // Sent away without an attempt for those that stand before it. Alone it is told the truth about itself.
             ErrorKind::DeadlineExceeded if error.meta().attempts == 0 => {
                 let is_late = now.saturating_duration_since(begun) >= SOON;
-                if others > 0 || is_late { again() } else { Verdict::Ended }
+                if others > 0 || is_late { again } else { Verdict::Ended }
             }
-            ErrorKind::Upstream if is_refusal(error) => self.refused(error, model, now),
-            _ if is_outage(error) => {
-                let has_failed = if self.alive.is_some_and(|alive| alive >= begun) {
-                    tries.alone += u32::from(error.meta().attempts > 0);
-                    tries.alone >= ALONE_MAX
-                } else {
-                    let since = *self.outage.get_or_insert(now);
-                    tries.attempts >= ATTEMPTS_MAX && now.saturating_duration_since(since) >= OUTAGE_BORNE
-                };
-                if has_failed { Verdict::Ended } else { again() }
-            }
+            ErrorKind::Upstream if is_refusal(error) => self.refused(error, now),
+            _ if is_outage(error) => self.unreached(error, tries, begun, now).unwrap_or(again),
             // Its limits are the account's.
             ErrorKind::Upstream if error.status() == 429 && tries.attempts < ATTEMPTS_MAX => {
                 self.alive(now);
-                again()
+                again
             }
             ErrorKind::Upstream => {
                 self.alive(now);
@@ -180,20 +156,34 @@ impl Patience {
         (self.alive, self.outage) = (Some(now), None);
     }
 
-    fn door(&mut self, model: Option<&str>) -> &mut Door {
-        self.doors.entry(model.map(str::to_owned)).or_default()
+    /// Nobody was there to answer. `None` for a line that goes again.
+    fn unreached(&mut self, error: &Error, tries: &mut Tries, begun: Instant, now: Instant) -> Option<Verdict> {
+        if self.alive.is_some_and(|alive| alive >= begun) {
+            tries.alone += u32::from(error.meta().attempts > 0);
+            return (tries.alone >= ALONE_MAX).then_some(Verdict::Ended);
+        }
+        let lasts = now.saturating_duration_since(*self.outage.get_or_insert(now));
+        let is_enough = lasts >= if self.alive.is_some() { OUTAGE_MAX } else { NEVER_ANSWERED };
+        if is_enough || self.closed.is_some() {
+            self.close(|| format!("nothing was answered for {}: {}", time(lasts), in_words(error)));
+            return Some(Verdict::Left);
+        }
+        (tries.attempts >= ATTEMPTS_MAX && lasts >= OUTAGE_BORNE).then_some(Verdict::Ended)
     }
 
     /// Every key that could serve the call was refused, or has no money.
-    fn refused(&mut self, error: &Error, model: Option<&str>, now: Instant) -> Verdict {
+    fn refused(&mut self, error: &Error, now: Instant) -> Verdict {
         self.alive(now);
-        let door = self.door(model);
-        let since = *door.refused.get_or_insert(now);
-        if door.has_answered && now.saturating_duration_since(since) < REFUSED_MAX {
+        let since = *self.refused.get_or_insert(now);
+        if self.has_answered && now.saturating_duration_since(since) < REFUSED_MAX {
             return Verdict::Again(REFUSED_WAIT);
         }
-        door.closed.get_or_insert_with(|| in_words(error));
+        self.close(|| in_words(error));
         Verdict::Left
+    }
+
+    fn close(&mut self, why: impl FnOnce() -> String) {
+        self.closed.get_or_insert_with(why);
     }
 }
 
@@ -271,7 +261,7 @@ mod tests {
     impl Run {
         fn new() -> Self {
             let start = clock::now();
-            Self { patience: Patience::new(start), start }
+            Self { patience: Patience::default(), start }
         }
 
         fn at(&self, seconds: u64) -> Instant {
@@ -320,12 +310,13 @@ mod tests {
     fn an_outage_is_no_fault_of_a_line() {
         let down = || of(ErrorKind::UpstreamUnavailable);
         let mut run = Run::new();
-        assert_eq!(run.judge(down(), 0, 10), Verdict::Again(WAIT_MIN));
-        assert_eq!(run.judge(status(503, "{}"), 0, 10), Verdict::Again(WAIT_MIN));
+        run.judge(good(), 0, 1);
+        assert_eq!(run.judge(down(), 2, 10), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(status(503, "{}"), 2, 10), Verdict::Again(WAIT_MIN));
         let mut tries = Tries { again: 9, attempts: 10, alone: 1 };
-        assert_eq!(run.told(down(), &mut tries, 0, 909), Verdict::Again(WAIT_MAX), "attempts do not count in it");
-        assert_eq!(run.told(down(), &mut tries, 0, 910), Verdict::Ended, "that long the line may be the reason");
-        assert_eq!(run.judge(broken(), 0, 910), Verdict::Again(WAIT_MIN), "this one has hardly been tried");
+        assert_eq!(run.told(down(), &mut tries, 2, 909), Verdict::Again(WAIT_MAX), "attempts do not count in it");
+        assert_eq!(run.told(down(), &mut tries, 2, 910), Verdict::Ended, "that long the line may be the reason");
+        assert_eq!(run.judge(broken(), 2, 910), Verdict::Again(WAIT_MIN), "this one has hardly been tried");
     }
 
     #[test]
@@ -387,20 +378,31 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_nobody_ever_answers_ends_soon_and_one_in_an_outage_late() {
+    fn lines_that_nobody_ever_answers_are_soon_left_and_those_in_an_outage_late() {
         let mut run = Run::new();
-        run.judge(broken(), 0, 10);
-        run.judge(broken(), 10, 129);
-        assert_eq!(run.patience.is_exhausted(run.at(129)), None);
-        assert_eq!(run.patience.is_exhausted(run.at(130)), Some(Duration::from_secs(130)));
-        run.judge(good(), 130, 131);
-        assert_eq!(
-            run.patience.is_exhausted(run.at(99_999)),
-            None,
-            "silence alone is none: a day's quota may be used up"
-        );
-        run.judge(broken(), 132, 200);
-        assert_eq!(run.patience.is_exhausted(run.at(200 + 1_799)), None);
-        assert!(run.patience.is_exhausted(run.at(200 + 1_800)).is_some());
+        assert_eq!(run.judge(broken(), 0, 10), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(broken(), 10, 129), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(broken(), 10, 130), Verdict::Left);
+        assert_eq!(run.patience.closed(), [("m", "nothing was answered for 2m 0s: broken")]);
+
+        let mut run = Run::new();
+        run.judge(good(), 0, 1);
+        assert_eq!(run.judge(broken(), 50_000, 50_010), Verdict::Again(WAIT_MIN), "silence alone is no outage");
+        assert_eq!(run.judge(broken(), 50_000, 50_010 + 1_799), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(broken(), 50_000, 50_010 + 1_800), Verdict::Left);
+    }
+
+    #[test]
+    fn who_answers_for_one_model_says_nothing_of_another() {
+        let mut run = Run::new();
+        let of_other = |run: &mut Run, outcome: Outcome, now| {
+            let (begun, now) = (run.start, run.at(now));
+            run.patience.judge(&outcome, Some("n"), &mut Tries::default(), begun, 1, now)
+        };
+        assert_eq!(run.judge(broken(), 0, 10), Verdict::Again(WAIT_MIN));
+        assert_eq!(of_other(&mut run, good(), 100), Verdict::Ended);
+        assert_eq!(run.judge(of(ErrorKind::UpstreamUnavailable), 0, 101), Verdict::Again(WAIT_MIN));
+        assert_eq!(run.judge(broken(), 0, 130), Verdict::Left);
+        assert!(!run.patience.is_open(Some("m")) && run.patience.is_open(Some("n")));
     }
 }

@@ -109,7 +109,7 @@ impl<'a> Run<'a> {
             checker: Checker::new(config),
             keys: Vec::new(),
             window: Window::new(config),
-            patience: Patience::new(now),
+            patience: Patience::default(),
             tally: Tally::new(lines, before),
             pace: Pace::new(now),
             calls: FuturesUnordered::new(),
@@ -157,7 +157,7 @@ impl<'a> Run<'a> {
                 Some((asked, id, outcome)) = self.calls.next(), if !self.calls.is_empty() => self.ended(asked, id, &outcome),
                 () = clock::until(again), if self.stopped.is_none() => {
                     if let Some((_, asked)) = self.later.pop_first() {
-                        self.ask(asked);
+                        self.ask_again(asked);
                     }
                 }
                 line = lines.recv(), if takes_more => match line {
@@ -205,6 +205,14 @@ impl<'a> Run<'a> {
         (plan.get(self.keys.len()) == Some(&key)).then_some((key, Ok(asked)))
     }
 
+    /// A line has waited; it is left when nobody answers lines like it any more.
+    fn ask_again(&mut self, asked: Asked) {
+        match self.patience.is_open(asked.request.model()) {
+            true => self.ask(asked),
+            false => self.window.end(asked.request.body().bytes().len(), false),
+        }
+    }
+
     fn ask(&mut self, mut asked: Asked) {
         asked.begun = clock::now();
         let (forebay, id) = (self.forebay.clone(), CallId::new());
@@ -238,10 +246,6 @@ impl<'a> Run<'a> {
                 self.later.insert((now + wait, asked.key.id), asked);
             }
             Verdict::Again(_) | Verdict::Left => self.window.end(bytes, false),
-        }
-        if let (Some(silent), Err(error), None) = (self.patience.is_exhausted(now), outcome, &self.stopped) {
-            let (silent, why) = (time(silent), in_words(error));
-            self.stop(Stopped::Because(format!("nothing was answered for {silent}: {why}")));
         }
     }
 
