@@ -7,4 +7,5 @@ pub(crate) mod events;
 pub(crate) mod gateway;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
+#[cfg(feature = "sqlite")]
 pub(crate) mod store;
