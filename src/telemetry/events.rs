@@ -86,11 +86,6 @@ pub(crate) fn memory_unreadable(account: &AccountId, error: &serde_json::Error) 
     tracing::warn!(%account, %error, "what was kept of the account's limits cannot be read; it is learned anew");
 }
 
-/// What was learned of accounts could not be kept: after a restart it is learned anew.
-pub(crate) fn memories_not_kept(error: &dyn std::fmt::Display) {
-    tracing::warn!(%error, "what was learned of accounts' limits could not be kept");
-}
-
 /// A limit that was not known before, or is another by now. `whose` says by whose word, or from what it was learned.
 pub(crate) fn limit_learned(account: &AccountId, model: Option<&str>, limit: &LimitLearned) {
     let LimitLearned { whose, counts, kind, limit, was, period, is_worse } = limit;
@@ -180,8 +175,8 @@ pub(crate) fn day_used_up(account: &AccountId, model: Option<&str>, after: Durat
 }
 
 /// What was learned of accounts could not be kept: a restart learns it anew.
-pub(crate) fn not_remembered(error: &dyn std::fmt::Debug) {
-    tracing::warn!(?error, "what was learned of accounts was not kept");
+pub(crate) fn not_remembered(error: &dyn std::fmt::Display) {
+    tracing::warn!(%error, "what was learned of accounts was not kept");
 }
 
 pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
