@@ -163,18 +163,11 @@ fn fill(draft: &Path, dice: &mut Dice) -> rusqlite::Result<()> {
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
     migrations::run(&db, draft)?;
     let first = crate::store::first_id(dice);
-<<<<<<< HEAD
-    // Ids of all nouns begin with the same number, one after it.
-    for table in ["job", "batch", "file"] {
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)", (table, first))?;
-    }
-=======
     // Whatever counts its rows for ever begins to count there.
     db.execute(
         "INSERT INTO sqlite_sequence (name, seq) SELECT name, ?1 FROM sqlite_schema WHERE sql LIKE '%AUTOINCREMENT%'",
         [first],
     )?;
->>>>>>> store
     db.execute("INSERT INTO meta VALUES ('owner', 0), ('told', 0)", ())?;
     keep_log(&db)?;
     db.close().map_err(|(_, error)| error)
