@@ -5,8 +5,10 @@
 //! for which end. `actor` has jobs run, a few of each queue at once (`window`): each is a `run` on the `way` to the dispatcher,
 //! with a `record` of its attempts, and a `verdict` at its end. `upkeep` takes up what an earlier process left, ends what is
 //! out of time and forgets; `outbox` tells them to whoever asked for a `webhook`. `view` is a job as it is shown.
+//! [`batches`] are files whose lines are jobs.
 
 mod actor;
+pub(crate) mod batches;
 mod outbox;
 mod record;
 mod registry;
@@ -24,8 +26,6 @@ mod window;
 pub(crate) use actor::CrashJobsIn;
 pub(crate) use actor::{DrainJobs, Jobs};
 pub(crate) use registry::{Registry, Whose, refusal};
-#[allow(unused_imports)] // until batches are made
-pub(crate) use submission::{check_webhook, is_served, row};
 #[cfg(feature = "gateway")]
 pub(crate) use view::Shown;
 pub(crate) use view::end_error;

@@ -11,7 +11,9 @@ use super::root::Shared;
 use crate::clock::WallClock;
 use crate::config::StoreUrl;
 use crate::jobs::{DrainJobs, Registry, Whose, end_error, refusal};
-use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome, Recollection};
+use crate::messages::{
+    Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, JobStatus, Meta, Outcome, Recollection,
+};
 use crate::store::Store;
 use crate::store::jobs::{JobEnd, JobRecord};
 
@@ -167,9 +169,10 @@ fn outcome(record: JobRecord) -> Outcome {
         return Err(error.with_meta(meta));
     }
     let error = match (status, end) {
-        (_, Some(JobEnd::Result { status, body })) => {
+        (JobStatus::Succeeded, Some(JobEnd::Result { status, body })) => {
             return Ok(Answer { status, headers: Headers::new(), body: AnswerBody::Whole(body), meta });
         }
+        (_, Some(JobEnd::Result { status, body })) => Error::upstream(status, Headers::new(), body),
         (_, Some(JobEnd::Error { status, error })) => Error::upstream(status, Headers::new(), in_envelope(&error)),
         (status, None) => {
             Error::new(ErrorKind::DeadlineExceeded, format!("{id} has not ended yet: it is {status}; ask again later"))

@@ -194,6 +194,14 @@ impl Forebay {
         self.0.root.stop();
     }
 
+    /// Takes no new calls from now on, and ends with `draining` those that wait for their turn or for another try. What is at
+    /// an upstream goes on; when it fails and would be tried again, saying this once more ends it, too.
+    #[cfg(feature = "gateway")]
+    pub(crate) fn end_waiting(&self) {
+        self.0.shared.draining.store(true, Ordering::Relaxed);
+        self.dispatcher().do_send(crate::messages::EndWaiting);
+    }
+
     /// Takes room for a body before it is read.
     pub(crate) fn admit(&self, bytes: usize) -> Result<Admitted, Error> {
         self.0.shared.admission.admit(bytes)
