@@ -50,17 +50,19 @@ const PLAIN: Duration = Duration::from_secs(15);
 const END_WITHIN: Duration = Duration::from_secs(1);
 
 const MORE: &str = "\
-A line of IN is {\"custom_id\": …, \"method\": \"POST\", \"url\": \"/v1/chat/completions\", \"body\": {…}};
-url may also be /v1/completions, /v1/embeddings, /v1/responses, /v1/moderations or /v1/messages.
-All lines of a file are checked before the first is asked.
+A line of IN is {\"custom_id\": …, \"method\": \"POST\", \"url\": \"/v1/chat/completions\",
+\"body\": {…}}; url may also be /v1/completions, /v1/embeddings, /v1/responses,
+/v1/moderations or /v1/messages. All lines of a file are checked before the first is asked.
 
-OUT has one line for each, in the order of IN: {\"id\", \"custom_id\", \"response\", \"error\"}; those that
-failed have an error. Until all have ended they are in OUT.partial. The same command goes on where
-the last one was ended, by Ctrl-C or by anything else: what is answered is kept, what failed is tried
-again. With -o - lines come in the order of their ends, and there is nothing to go on from.
+OUT has one line for each, in the order of IN: {\"id\", \"custom_id\", \"response\", \"error\"};
+those that failed have an error. Until all have ended they are in OUT.partial. The same
+command goes on where the last one was ended, by Ctrl-C or by anything else: what is answered
+is kept, what failed is tried again. With -o - lines come in the order of their ends, and
+there is nothing to go on from.
 
 A line's call may wait for its turn for a day, whatever [queue] default_timeout says. While an
-upstream is out of reach its lines wait; where every key is refused or out of money they are left.
+upstream is out of reach its lines wait; where every key is refused or out of money they are
+left, and so are those of a model that nobody answers.
 
 Exit codes: 0 all lines are answered; 1 some have failed, or it could not go on; 2 bad usage,
 configuration or input; 130 interrupted.";
