@@ -22,8 +22,8 @@ use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
     Abort, AskHealth, AskMemories, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, Durable, EndAll,
-    EndWaiting, Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone, SlotUp,
-    Status, Stop,
+    EndWaiting, Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone,
+    SlotUp, Status, Stop,
 };
 
 /// Handle to dispatcher: a call whose body has been admitted already.

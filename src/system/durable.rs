@@ -10,7 +10,7 @@ use super::root::Shared;
 use crate::clock::WallClock;
 use crate::config::StoreUrl;
 use crate::jobs::{DrainJobs, Registry, end_error};
-use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, Meta, Outcome};
+use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, JobStatus, Meta, Outcome};
 use crate::store::Store;
 use crate::store::jobs::{JobEnd, JobRecord};
 
