@@ -19,6 +19,7 @@ pub(crate) mod memories;
 mod memory;
 mod open_error;
 pub(crate) mod outbox;
+#[cfg(feature = "sqlite")]
 mod planted;
 #[cfg(feature = "sqlite")]
 mod sqlite;

@@ -75,7 +75,7 @@ pub(in crate::store) fn open(file: &Path, mut options: Options) -> Result<(Sqlit
     migrations::run(&db, &file).map_err(opened)?;
     let (owner, told) = begin(&db, options.now).map_err(opened)?;
     let read = Connection::open_with_flags(&file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY)).map_err(opened)?;
-    read.pragma_update(None, "cache_size", -4_096).map_err(opened)?;
+    remove_log_on_close(&read, false).and_then(|()| read.pragma_update(None, "cache_size", -4_096)).map_err(opened)?;
     let mut write = Sqlite::new(db, owner);
     write.room = Some(Room::new(&folder, beside(&file, ".ballast"), options.ask_space));
     write.log_max_pages = options.log_max_pages;
@@ -163,10 +163,11 @@ fn fill(draft: &Path, dice: &mut Dice) -> rusqlite::Result<()> {
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
     migrations::run(&db, draft)?;
     let first = crate::store::first_id(dice);
-    // Ids of all nouns begin with the same number, one after it.
-    for table in ["job", "batch", "file"] {
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)", (table, first))?;
-    }
+    // Whatever counts its rows for ever begins to count there.
+    db.execute(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT name, ?1 FROM sqlite_schema WHERE sql LIKE '%AUTOINCREMENT%'",
+        [first],
+    )?;
     db.execute("INSERT INTO meta VALUES ('owner', 0), ('told', 0)", ())?;
     keep_log(&db)?;
     db.close().map_err(|(_, error)| error)

@@ -1,5 +1,7 @@
 //! Reading jobs.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use rusqlite::{Row, params};
 
@@ -91,7 +93,7 @@ impl JobRecords for Sqlite {
                 record,
             )?);
         }
-        found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
+        found.sort_unstable_by_key(|job| Reverse(job.id));
         found.truncate(filter.limit);
         Ok(found)
     }

@@ -342,7 +342,8 @@ impl World {
         assert_eq!(next_expiry, known.iter().filter(|job| job.is_ready()).map(|job| job.new.expires_at).min());
         let mut outgoing: Vec<_> = outgoing.into_iter().map(|outgoing| (outgoing.job, outgoing.due)).collect();
         let mut to_tell = self.reference.outbox.clone();
-        (outgoing.sort_unstable(), to_tell.sort_unstable());
+        outgoing.sort_unstable();
+        to_tell.sort_unstable();
         assert_eq!(outgoing, to_tell);
         listed.sort_unstable();
         assert_eq!(listed, known.iter().map(|job| job.id).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::*;
-use crate::store::jobs::{JobFilter, Submitted};
+use crate::store::jobs::Submitted;
 use crate::store::sqlite::Options;
 use crate::store::{OpenError, Owner};
 
