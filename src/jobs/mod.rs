@@ -8,6 +8,7 @@
 //! [`batches`] are files whose lines are jobs.
 
 mod actor;
+#[cfg(feature = "gateway")]
 pub(crate) mod batches;
 mod outbox;
 mod record;
