@@ -84,4 +84,7 @@ pub use messages::{
     WaitingStatus,
 };
 pub use pool::transport;
+#[cfg(feature = "sqlite")]
+#[doc(hidden)]
+pub use store::Measured;
 pub use system::{Builder, Event, Events, Forebay, Model};

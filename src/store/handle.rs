@@ -128,7 +128,7 @@ impl Store {
 
     fn hand_over<T, F>(
         &self,
-        brought: Option<usize>,
+        #[cfg_attr(not(feature = "sqlite"), allow(unused_variables))] brought: Option<usize>,
         change: F,
     ) -> impl Future<Output = Result<T, StoreError>> + Send + use<T, F>
     where

@@ -11,10 +11,13 @@
 mod engine;
 mod handle;
 pub(crate) mod jobs;
+#[cfg(feature = "sqlite")]
+mod measured;
 pub(crate) mod memories;
 mod memory;
 mod open_error;
 pub(crate) mod outbox;
+#[cfg(feature = "sqlite")]
 mod planted;
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -26,6 +29,8 @@ mod writer;
 #[allow(unused_imports)] // until jobs use it
 pub(crate) use handle::Store;
 use jobs::{JobChanges, JobRecords};
+#[cfg(feature = "sqlite")]
+pub use measured::Measured;
 use memories::{MemoryChanges, MemoryRecords};
 pub(crate) use open_error::OpenError;
 use outbox::{OutboxChanges, OutboxRecords};
@@ -38,7 +43,7 @@ use crate::clock::{self, WallClock};
 pub(crate) type Ms = i64;
 
 /// One opening of a store by one process. What it claimed is its own until it lets go or is gone; a later opening has a
-/// greater number.
+/// greater number; the first has 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct Owner(pub(crate) i64);
 

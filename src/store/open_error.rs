@@ -55,7 +55,7 @@ impl fmt::Display for OpenError {
             OpenError::Foreign { file } => {
                 write!(
                     f,
-                    "{} is there and is no store of forebay's; it was left alone, name another file",
+                    "{} is there and is no store of forebay's, or not recognisable as one; it was left alone, name another file",
                     file.display()
                 )
             }

@@ -8,5 +8,6 @@ pub(crate) mod gateway;
 pub(crate) mod jobs;
 #[cfg(feature = "gateway")]
 pub(crate) mod logging;
+#[cfg(feature = "sqlite")]
 pub(crate) mod store;
 pub(crate) mod webhooks;

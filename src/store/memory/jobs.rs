@@ -1,5 +1,6 @@
 //! Jobs. Every index is a function of the row, and is brought in line by the one place that changes rows.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -259,7 +260,7 @@ impl JobRecords for Memory {
             let end = (tenant.clone(), status as u8, end);
             found.extend(self.jobs.listed.range(first..end).rev().take(*limit).map(|((_, _, id), ())| *id));
         }
-        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.sort_unstable_by_key(|id| Reverse(*id));
         let rows = found.into_iter().take(*limit);
         Ok(rows.filter_map(|id| self.jobs.rows.get(&id).map(|row| row.record(id, None))).collect())
     }

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::room::{AskSpace, Room, space};
@@ -31,13 +32,15 @@ pub(in crate::store) struct Options {
     pub(in crate::store) now: Ms,
     pub(in crate::store) dice: Dice,
     pub(in crate::store) ask_space: AskSpace,
-    /// Whether a commit waits for the disk, as it must for anything to be promised.
-    pub(in crate::store) is_synced: bool,
+    /// How a commit waits for the disk: nothing less than FULL keeps any promise.
+    pub(in crate::store) synchronous: &'static str,
+    /// The log is brought into the file when it has more pages, of 4 KiB.
+    pub(in crate::store) log_max_pages: i64,
 }
 
 impl Options {
     pub(in crate::store) fn new(now: Ms) -> Self {
-        Self { now, dice: Dice::new(), ask_space: Box::new(space), is_synced: true }
+        Self { now, dice: Dice::new(), ask_space: Box::new(space), synchronous: "FULL", log_max_pages: 4_096 }
     }
 }
 
@@ -67,14 +70,15 @@ pub(in crate::store) fn open(file: &Path, mut options: Options) -> Result<(Sqlit
     if version > migrations::FORMAT {
         return Err(OpenError::Newer { file, version, known: migrations::FORMAT });
     }
-    set_up(&db, options.is_synced).map_err(opened)?;
+    set_up(&db, options.synchronous).map_err(opened)?;
     check(&db, &file)?;
     migrations::run(&db, &file).map_err(opened)?;
     let (owner, told) = begin(&db, options.now).map_err(opened)?;
     let read = Connection::open_with_flags(&file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY)).map_err(opened)?;
-    read.pragma_update(None, "cache_size", -4_096).map_err(opened)?;
+    remove_log_on_close(&read, false).and_then(|()| read.pragma_update(None, "cache_size", -4_096)).map_err(opened)?;
     let mut write = Sqlite::new(db, owner);
     write.room = Some(Room::new(&folder, beside(&file, ".ballast"), options.ask_space));
+    write.log_max_pages = options.log_max_pages;
     write.told.set(told);
     write.told_on_disk = told;
     write._lock = Some(lock);
@@ -138,9 +142,9 @@ fn create(file: &Path, dice: &mut Dice) -> Result<(), OpenError> {
         }
     }
     // A log of a store that is gone would be taken for this one's.
-    for left in ["-journal", "-wal", "-shm"] {
-        if beside(file, left).exists() {
-            let detail = format!("{} is there without it; move it away", beside(file, left).display());
+    for left in [beside(file, "-journal"), beside(file, "-wal")] {
+        if fs::metadata(&left).is_ok_and(|metadata| metadata.len() > 0) {
+            let detail = format!("{} is there without it; move it away", left.display());
             return Err(OpenError::System { file: file.to_owned(), detail });
         }
     }
@@ -154,16 +158,18 @@ fn create(file: &Path, dice: &mut Dice) -> Result<(), OpenError> {
 
 fn fill(draft: &Path, dice: &mut Dice) -> rusqlite::Result<()> {
     let db = Connection::open_with_flags(draft, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))?;
-    db.execute_batch("PRAGMA auto_vacuum = INCREMENTAL")?;
+    // It is synced as a whole when it is whole, and thrown away otherwise.
+    db.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA auto_vacuum = INCREMENTAL")?;
     db.pragma_update(None, "application_id", APPLICATION_ID)?;
-    db.execute_batch("PRAGMA journal_mode = WAL")?;
     migrations::run(&db, draft)?;
     let first = crate::store::first_id(dice);
-    // Ids of all nouns begin with the same number, one after it.
-    for table in ["job"] {
-        db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)", (table, first))?;
-    }
+    // Whatever counts its rows for ever begins to count there.
+    db.execute(
+        "INSERT INTO sqlite_sequence (name, seq) SELECT name, ?1 FROM sqlite_schema WHERE sql LIKE '%AUTOINCREMENT%'",
+        [first],
+    )?;
     db.execute("INSERT INTO meta VALUES ('owner', 0), ('told', 0)", ())?;
+    keep_log(&db)?;
     db.close().map_err(|(_, error)| error)
 }
 
@@ -176,18 +182,33 @@ fn is_ours(file: &Path) -> io::Result<bool> {
     }
 }
 
-fn set_up(db: &Connection, is_synced: bool) -> rusqlite::Result<()> {
-    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+fn set_up(db: &Connection, synchronous: &str) -> rusqlite::Result<()> {
+    remove_log_on_close(db, false)?;
+    keep_log(db)?;
     db.execute_batch(
-        "PRAGMA journal_mode = WAL;
-         PRAGMA fullfsync = 1;
+        "PRAGMA fullfsync = 1;
          PRAGMA checkpoint_fullfsync = 1;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA journal_size_limit = 67108864;
          PRAGMA cache_size = -16384;
          PRAGMA temp_store = MEMORY;",
     )?;
-    db.pragma_update(None, "synchronous", if is_synced { "FULL" } else { "NORMAL" })
+    db.pragma_update(None, "synchronous", synchronous)
+}
+
+/// Puts the file into SQLite's write-ahead mode, which it would otherwise leave silently as it is when it cannot.
+fn keep_log(db: &Connection) -> rusqlite::Result<()> {
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", (), |row| row.get(0))?;
+    if mode == "wal" {
+        return Ok(());
+    }
+    let failed = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+    Err(rusqlite::Error::SqliteFailure(failed, Some(format!("it stays in mode {mode}"))))
+}
+
+/// Whether SQLite empties and removes the log when the connection goes: not after a failure, when nothing more may be written.
+pub(super) fn remove_log_on_close(db: &Connection, is_wanted: bool) -> rusqlite::Result<()> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !is_wanted).map(drop)
 }
 
 /// Looks for damage, as far as that is quickly done; what is large is checked where it is read.

@@ -1,5 +1,7 @@
 //! Reading jobs.
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 use rusqlite::{Row, params};
 
@@ -70,6 +72,9 @@ impl JobRecords for Sqlite {
         if job.status.is_end() {
             job.end = self.end_of(id)?;
         }
+        if matches!(job.status, JobStatus::Succeeded | JobStatus::Failed) && job.end.is_none() {
+            return Err(StoreError::Corrupt(format!("the result of {id} is gone")));
+        }
         Ok(Some(job))
     }
 
@@ -88,7 +93,7 @@ impl JobRecords for Sqlite {
                 record,
             )?);
         }
-        found.sort_unstable_by(|a, b| b.id.cmp(&a.id));
+        found.sort_unstable_by_key(|job| Reverse(job.id));
         found.truncate(filter.limit);
         Ok(found)
     }

@@ -62,3 +62,50 @@ fn back_up(db: &Connection, copy: &Path) -> rusqlite::Result<()> {
     db.execute("VACUUM INTO ?1", [name])?;
     empty.sync_all().map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: &[&str] = &["CREATE TABLE t (x)"];
+
+    fn made(folder: &Path) -> (Connection, std::path::PathBuf) {
+        let file = folder.join("store.db");
+        let db = Connection::open(&file).unwrap();
+        run_these(&db, &file, &[FIRST]).unwrap();
+        db.execute("INSERT INTO t VALUES (7)", ()).unwrap();
+        (db, file)
+    }
+
+    fn value(db: &Connection) -> i64 {
+        db.query_row("SELECT x FROM t", (), |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_file_with_data_is_copied_before_its_format_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, file) = made(folder.path());
+        assert!(!beside(&file, ".before-1").exists(), "there was nothing to lose");
+        run_these(&db, &file, &[FIRST, &["UPDATE t SET x = x + 1"], &["UPDATE t SET x = x * 10"]]).unwrap();
+        assert_eq!((format(&db).unwrap(), value(&db)), (3, 80));
+        let copies = [2, 3].map(|to| {
+            let copy = beside(&file, &format!(".before-{to}"));
+            #[cfg(unix)]
+            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&copy).unwrap().permissions());
+            #[cfg(unix)]
+            assert_eq!(mode & 0o777, 0o600);
+            let db = Connection::open(copy).unwrap();
+            (format(&db).unwrap(), value(&db))
+        });
+        assert_eq!(copies, [(1, 7), (2, 8)]);
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_the_format_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (db, file) = made(folder.path());
+        let migrations = [FIRST, &["UPDATE t SET x = x + 1"], &["UPDATE t SET x = 0", "UPDATE nothing SET x = 0"]];
+        assert!(run_these(&db, &file, &migrations).is_err());
+        assert_eq!((format(&db).unwrap(), value(&db)), (2, 8));
+    }
+}

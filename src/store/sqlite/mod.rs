@@ -1,7 +1,7 @@
 //! The kind that is one SQLite file: written by one thread, read beside it by another.
 //!
 //! `file` opens it or says why not, `migrations` bring its tables up to date, `room` watches the disk. One file a noun has the
-//! statements; every statement that callers cause finds its rows by an index, which `tests` hold.
+//! statements; every statement that callers cause finds its rows by an index, which `plans` holds in every test.
 
 mod codes;
 mod file;
@@ -10,6 +10,8 @@ mod jobs;
 mod memories;
 mod migrations;
 mod outbox;
+#[cfg(test)]
+mod plans;
 mod room;
 
 use std::cell::{Cell, RefCell};
@@ -27,8 +29,6 @@ use super::writer::View;
 use super::{Ms, Owner, StoreError};
 use crate::telemetry::store as events;
 
-/// The log goes into the file when it has as many pages, of 4 KiB.
-const LOG_MAX_PAGES: i64 = 4_096;
 /// As many pages are given back to the system at once, when a quarter of the file is free and that is no fewer.
 const FREED_PAGES: i64 = 256;
 
@@ -43,6 +43,7 @@ pub(super) struct Sqlite {
     /// Held for as long as it is open for writing.
     _lock: Option<File>,
     room: Option<Room>,
+    log_max_pages: i64,
     /// Bytes of bodies since the transaction began.
     brought: Cell<usize>,
     /// The latest wall time that anybody told it, and what of that is written down.
@@ -55,7 +56,7 @@ pub(super) struct Sqlite {
     /// Whether anything was written since it was tidied last.
     is_untidy: bool,
     #[cfg(test)]
-    statements: RefCell<std::collections::BTreeSet<String>>,
+    plans: plans::Plans,
 }
 
 impl Sqlite {
@@ -66,6 +67,7 @@ impl Sqlite {
             owner,
             _lock: None,
             room: None,
+            log_max_pages: i64::MAX,
             brought: Cell::new(0),
             told: Cell::new(0),
             told_on_disk: 0,
@@ -73,7 +75,7 @@ impl Sqlite {
             was_full: Cell::new(false),
             is_untidy: false,
             #[cfg(test)]
-            statements: RefCell::default(),
+            plans: plans::Plans::default(),
         }
     }
 
@@ -96,7 +98,7 @@ impl Sqlite {
 
     fn statement(&self, sql: &str) -> rusqlite::Result<rusqlite::CachedStatement<'_>> {
         #[cfg(test)]
-        self.statements.borrow_mut().insert(sql.to_owned());
+        self.plans.look(&self.db, sql);
         self.db.prepare_cached(sql)
     }
 
@@ -257,7 +259,7 @@ impl Engine for Sqlite {
         if self.was_full.get() {
             self.make_room();
         }
-        if self.pages_in_log()? > LOG_MAX_PAGES {
+        if self.pages_in_log() > self.log_max_pages {
             self.checkpoint();
         }
         Ok(())
@@ -292,14 +294,16 @@ impl Engine for Sqlite {
 
     fn close(&mut self) {
         // What is in the log is safe there too: this only spares the next opening the work.
-        let _ = self.one("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+        if self.one("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(())).is_ok() {
+            let _ = file::remove_log_on_close(&self.db, true);
+        }
     }
 }
 
 impl Sqlite {
-    fn pages_in_log(&self) -> Result<i64, StoreError> {
-        // The answer is not what the pragma's name says: it looks, and does nothing.
-        Ok(self.one("PRAGMA wal_checkpoint(NOOP)", (), |row| row.get("log"))?.unwrap_or_default())
+    fn pages_in_log(&self) -> i64 {
+        // Other than its name says, this only looks.
+        self.one("PRAGMA wal_checkpoint(NOOP)", (), |row| row.get("log")).ok().flatten().unwrap_or_default()
     }
 
     /// Brings what is in the log into the file. It does not matter whether that succeeds now, as a reader may be in the way,
@@ -319,11 +323,6 @@ impl Sqlite {
         if let Some(room) = &mut self.room {
             room.was_full();
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn statements(&self) -> std::collections::BTreeSet<String> {
-        self.statements.borrow().clone()
     }
 }
 

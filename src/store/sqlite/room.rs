@@ -45,7 +45,8 @@ impl Room {
         let ballast = fs::metadata(&file).map_or(0, |metadata| metadata.len());
         let mut room =
             Self { folder: folder.to_owned(), file, ask, space: None, is_short: false, ballast, full_at: None };
-        room.look();
+        // Where the system can set room aside at once, it is there from the first moment.
+        room.tidy();
         room
     }
 

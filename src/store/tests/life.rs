@@ -14,7 +14,11 @@ fn submit(changes: &mut dyn Changes, job: &NewJob) -> JobId {
 fn lives(life: fn(&mut dyn Changes, Owner)) {
     on_every_kind(async |store| {
         let owner = store.owner();
-        store.write(move |changes| Ok(life(changes, owner))).await.unwrap();
+        let lived = store.write(move |changes| {
+            life(changes, owner);
+            Ok(())
+        });
+        lived.await.unwrap();
     });
 }
 

@@ -1,7 +1,15 @@
 //! One body of tests for every kind of store.
 
+#[cfg(feature = "sqlite")]
+mod damage;
 mod handle;
 mod life;
+mod model;
+#[cfg(feature = "sqlite")]
+mod opening;
+#[cfg(all(feature = "sqlite", target_os = "linux"))]
+mod powercut;
+mod reference;
 
 use std::sync::Arc;
 
