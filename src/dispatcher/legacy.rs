@@ -16,7 +16,6 @@ pub(crate) struct Legacy {
 
 impl Legacy {
     /// What the first dispatcher is told of earlier processes.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the store that keeps it is under way"))]
     pub(crate) fn of_earlier(recollections: Vec<Recollection>) -> Self {
         Self { recollections: Rc::new(RefCell::new(recollections)), ..Self::default() }
     }

@@ -46,3 +46,4 @@ pub(crate) use actor::{PoolLine, Reconfigure, Submit, draining, restarting};
 pub(crate) use admission::{Admission, Admitted};
 pub(crate) use intake::nobody_serves;
 pub(crate) use legacy::Legacy;
+pub(crate) use retry::longest_backoff;

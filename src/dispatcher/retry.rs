@@ -52,15 +52,19 @@ pub(crate) fn is_free(failure: &Failure) -> bool {
 /// The wait behind the `counted`-th attempt: `base_delay * multiplier^(counted - 1)`, at most `max_delay`; with full
 /// jitter uniform between nothing and that (M. Brooker, "Exponential Backoff and Jitter", AWS Architecture Blog, 2015).
 pub(crate) fn backoff(policy: &Retry, counted: u32, dice: &mut Dice) -> Duration {
-    let exponent = i32::try_from(counted.saturating_sub(1)).unwrap_or(i32::MAX);
-    let seconds = policy.base_delay.as_secs_f64() * policy.multiplier.powi(exponent);
-    // Not `from_secs_f64`: a large power is infinite.
-    let delay =
-        if seconds < policy.max_delay.as_secs_f64() { Duration::from_secs_f64(seconds) } else { policy.max_delay };
+    let delay = longest_backoff(policy, counted);
     match policy.jitter {
         Jitter::Full => dice.up_to(delay),
         Jitter::None => delay,
     }
+}
+
+/// The longest that the wait behind the `counted`-th attempt may be.
+pub(crate) fn longest_backoff(policy: &Retry, counted: u32) -> Duration {
+    let exponent = i32::try_from(counted.saturating_sub(1)).unwrap_or(i32::MAX);
+    let seconds = policy.base_delay.as_secs_f64() * policy.multiplier.powi(exponent);
+    // Not `from_secs_f64`: a large power is infinite.
+    if seconds < policy.max_delay.as_secs_f64() { Duration::from_secs_f64(seconds) } else { policy.max_delay }
 }
 
 /// The window within which retries are weighed against first attempts.

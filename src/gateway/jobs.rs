@@ -15,7 +15,7 @@ use super::guard::{self as gate, Caller};
 use super::{Shared, errors};
 use crate::config::{did_you_mean, parse_duration};
 use crate::dispatcher::draining;
-use crate::jobs::Shown;
+use crate::jobs::{Shown, Whose};
 use crate::messages::{Endpoint, Error, ErrorKind, Job, JobId, JobStatus, Priority, Request, json};
 use crate::store::jobs::JobFilter;
 
@@ -63,9 +63,10 @@ async fn look(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
         let id = id(&request)?;
         let within = wait(&request)?;
         let jobs = shared.forebay.jobs().await?;
+        let whose = Whose::Tenants(caller.tenant.clone());
         match within {
-            Some(within) => jobs.wait(id, caller.tenant.clone(), within).await,
-            None => jobs.look(id, caller.tenant.clone()).await,
+            Some(within) => jobs.wait(id, whose, within).await,
+            None => jobs.look(id, whose).await,
         }
     };
     match looked.await {

@@ -23,6 +23,7 @@ use super::verdict::millis;
 use super::way::Way;
 use super::window::{Ask, Window};
 use crate::clock::Dice;
+use crate::dispatcher::longest_backoff;
 use crate::messages::{DeathWatch, JobId, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::store::jobs::{Claim, Claimed, ClaimedJob, PutBack};
@@ -34,9 +35,6 @@ const PRUNE_EVERY: Duration = Duration::from_secs(600);
 
 /// How soon a store that failed to do something is asked again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The longest that a retry which is overdue at the start is spread over.
-const SPREAD_MOST: Duration = Duration::from_secs(60);
 
 /// How the rest of the room reaches the actor.
 pub(super) type Line = Addr<Jobs>;
@@ -246,19 +244,22 @@ impl Jobs {
         let waits = to.clone();
         let record = Record::new(self.registry.clone(), &job, Box::new(move |job| waits.do_send(Retrying(job))));
         let id = job.id;
-        let delay = self.delay(&job);
+        let delay = self.delay(&job, queue);
         let run = Run { job, record, registry: self.registry.clone(), way: self.way.clone(), delay };
         let held = run::hold(run, Arc::clone(queue), move |job, ended| to.do_send(Came::RunOver(job, ended)));
         self.held.insert(id, held);
     }
 
     /// How much later a job sets out: retries that came due while nobody was there do not go all at once.
-    fn delay(&mut self, job: &ClaimedJob) -> Duration {
+    fn delay(&mut self, job: &ClaimedJob, queue: &str) -> Duration {
         if job.attempts == 0 || job.due > self.began {
             return Duration::ZERO;
         }
-        let backoff = Duration::from_secs(1 << job.attempts.min(6));
-        self.dice.up_to(backoff.min(SPREAD_MOST))
+        // As they were spread at first: by the backoff behind their attempts.
+        let config = self.way.config();
+        let upstream = config.targets(queue).into_iter().find_map(|(name, _)| config.upstreams.get(&name));
+        let backoff = upstream.map(|section| longest_backoff(&section.retry, job.attempts));
+        self.dice.up_to(backoff.unwrap_or_default())
     }
 
     /// Puts a job back on disk that has no attempt under way.

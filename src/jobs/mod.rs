@@ -12,6 +12,7 @@ mod actor;
 pub(crate) mod batches;
 mod outbox;
 mod record;
+#[cfg_attr(not(feature = "gateway"), allow(dead_code))] // the gateway asks for more than a program can
 mod registry;
 mod run;
 mod submission;
@@ -26,8 +27,7 @@ mod window;
 #[cfg(test)]
 pub(crate) use actor::CrashJobsIn;
 pub(crate) use actor::{DrainJobs, Jobs};
-pub(crate) use registry::Registry;
-pub(crate) use registry::refusal;
+pub(crate) use registry::{Registry, Whose, refusal};
 #[cfg(feature = "gateway")]
 pub(crate) use view::Shown;
 pub(crate) use view::end_error;

@@ -46,6 +46,15 @@ struct Inner {
     draining: AtomicBool,
 }
 
+/// Whose job it must be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Whose {
+    /// This tenant's; without tenants, nobody's.
+    Tenants(Option<Arc<str>>),
+    /// Whosever: for a program that has all tenants to itself.
+    Anyones,
+}
+
 /// How a submission went.
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
@@ -163,8 +172,12 @@ impl Registry {
     ///
     /// # Errors
     /// `not_found` where the tenant has none of that id.
-    pub(crate) async fn look(&self, id: JobId, tenant: Option<Arc<str>>) -> Result<JobRecord, Error> {
-        let found = self.0.store.read(move |records| records.job(id, tenant.as_deref())).await.map_err(refusal)?;
+    pub(crate) async fn look(&self, id: JobId, whose: Whose) -> Result<JobRecord, Error> {
+        let found = self.0.store.read(move |records| match whose {
+            Whose::Tenants(tenant) => records.job(id, tenant.as_deref()),
+            Whose::Anyones => records.job_of_anyone(id),
+        });
+        let found = found.await.map_err(refusal)?;
         found.ok_or_else(|| no_such(id))
     }
 
@@ -172,21 +185,21 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::look`].
-    pub(crate) async fn wait(&self, id: JobId, tenant: Option<Arc<str>>, within: Duration) -> Result<JobRecord, Error> {
+    pub(crate) async fn wait(&self, id: JobId, whose: Whose, within: Duration) -> Result<JobRecord, Error> {
         let mut late = std::pin::pin!(clock::until(clock::after(clock::now(), within)));
         let wait = self.0.waiters.wait(id);
         loop {
             let mut woken = std::pin::pin!(wait.woken());
             // Counts as waiting from here on, before it is looked.
             woken.as_mut().enable();
-            let record = self.look(id, tenant.clone()).await?;
+            let record = self.look(id, whose.clone()).await?;
             if record.status.is_end() || self.is_draining() {
                 return Ok(record);
             }
             tokio::select! {
                 biased;
                 () = woken => {}
-                () = &mut late => return self.look(id, tenant).await,
+                () = &mut late => return self.look(id, whose).await,
             }
         }
     }

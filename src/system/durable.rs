@@ -6,11 +6,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 
 use super::handle::Forebay;
+use super::remembering;
 use super::root::Shared;
 use crate::clock::WallClock;
 use crate::config::StoreUrl;
-use crate::jobs::{DrainJobs, Registry, end_error};
-use crate::messages::{Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, JobStatus, Meta, Outcome};
+use crate::jobs::{DrainJobs, Registry, Whose, end_error, refusal};
+use crate::messages::{
+    Answer, AnswerBody, Error, ErrorKind, Headers, Job, JobId, JobStatus, Meta, Outcome, Recollection,
+};
 use crate::store::Store;
 use crate::store::jobs::{JobEnd, JobRecord};
 
@@ -93,7 +96,8 @@ impl Forebay {
     /// `not_found`; the job's own error; `deadline_exceeded` when it has not ended in time, which says nothing of the job, or
     /// when its own time was up; `cancelled` and `unknown` ends are `not_found` and `upstream_unavailable`, and say so.
     pub async fn result(&self, id: JobId, within: Duration) -> Outcome {
-        let record = self.jobs().await?.wait(id, None, within).await?;
+        // The program is everybody's: it asks for whomever it likes.
+        let record = self.jobs().await?.wait(id, Whose::Anyones, within).await?;
         outcome(record)
     }
 
@@ -128,6 +132,17 @@ impl Forebay {
 }
 
 impl Shared {
+    /// Opens the store where it is not open yet; gives what earlier processes learned of accounts.
+    ///
+    /// # Errors
+    /// As [`Durable::get_or_open`].
+    pub(super) async fn recollections(&self) -> Result<Vec<Recollection>, Error> {
+        let (registry, _) = self.durable.get_or_open(&self.config().store.url).await?;
+        remembering::recollections(registry).await.map_err(|error| {
+            Error::new(ErrorKind::Start, format!("the store cannot be read: {}", refusal(error).message()))
+        })
+    }
+
     /// Has the jobs' actor put back what it holds; resolves when nothing is in its hands any more.
     pub(super) fn drain_jobs(&self) -> Option<oneshot::Receiver<()>> {
         let registry = self.durable.get()?;

@@ -11,6 +11,7 @@ use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
 
 use super::events::Events;
+use super::remembering::remember_some;
 use super::root::{Rooted, Shared};
 use super::start::Builder;
 use super::threads::Threads;
@@ -186,6 +187,7 @@ impl Forebay {
             }
         }
         if let Some(registry) = self.0.shared.durable.get() {
+            remember_some(&self.0.shared, registry, usize::MAX).await;
             registry.store().close().await;
         }
         self.0.shared.stopped.store(true, Ordering::Relaxed);

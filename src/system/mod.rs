@@ -3,6 +3,7 @@
 mod durable;
 mod events;
 mod handle;
+mod remembering;
 mod root;
 mod start;
 #[cfg(test)]

@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use tokio::sync::{oneshot, watch};
+use tokio::task::AbortHandle;
 
 use super::durable::Durable;
+use super::remembering;
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::dispatcher::{Admission, Dispatcher, Legacy, PoolLine, draining, restarting};
 use crate::jobs::{Jobs, Way};
-use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Stop};
+use crate::messages::{DeathWatch, Drain, Error, Part, PartGone, Recollection, Stop};
 use crate::pool::transport::TransportFactory;
 use crate::pool::{Lines, Supervisor, Vitals};
 use crate::telemetry::events;
@@ -120,6 +122,8 @@ pub(super) struct Root {
     assembly: u32,
     /// Which of the jobs' actors is the last.
     jobs: u32,
+    /// What keeps what was learned of accounts.
+    remembers: Option<AbortHandle>,
     deaths: VecDeque<Instant>,
     failed: watch::Sender<bool>,
 }
@@ -131,9 +135,21 @@ impl Root {
         arbiters: Vec<actix_rt::ArbiterHandle>,
         dice: Dice,
         failed: watch::Sender<bool>,
+        recollections: Vec<Recollection>,
     ) -> Self {
-        let legacy = Legacy::default();
-        Self { shared, factory, arbiters, dice, legacy, assembly: 0, jobs: 0, deaths: VecDeque::new(), failed }
+        let legacy = Legacy::of_earlier(recollections);
+        Self {
+            shared,
+            factory,
+            arbiters,
+            dice,
+            legacy,
+            assembly: 0,
+            jobs: 0,
+            remembers: None,
+            deaths: VecDeque::new(),
+            failed,
+        }
     }
 
     /// Starts dispatcher and pool and draws the lines between them.
@@ -232,6 +248,14 @@ impl Actors {
     }
 }
 
+impl Drop for Root {
+    fn drop(&mut self) {
+        if let Some(remembers) = &self.remembers {
+            remembers.abort();
+        }
+    }
+}
+
 impl Actor for Root {
     type Context = Context<Self>;
 
@@ -278,8 +302,12 @@ impl Handler<KeepJobs> for Root {
     type Result = ();
 
     fn handle(&mut self, _: KeepJobs, ctx: &mut Context<Self>) {
-        if self.jobs == 0 {
+        if self.jobs == 0
+            && let Some(registry) = self.shared.durable.get().cloned()
+        {
             self.start_jobs(ctx);
+            let remembers = remembering::remember(Arc::clone(&self.shared), registry);
+            self.remembers = Some(actix_rt::spawn(remembers).abort_handle());
         }
     }
 }

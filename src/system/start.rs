@@ -101,13 +101,17 @@ impl Builder {
             draining: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
+        let recollections = match opens_store {
+            true => shared.recollections().await?,
+            false => Vec::new(),
+        };
         let (failed, failure) = watch::channel(false);
         let (dice, arbiters) = (self.dice, threads.arbiters.clone());
         let (ready, started) = oneshot::channel();
         let of_root = Arc::clone(&shared);
         threads.arbiters[0].spawn_fn(move || {
             // Whoever asked may be gone: then what was started ends here.
-            let _ = ready.send(Rooted::new(Root::new(of_root, factory, arbiters, dice, failed)));
+            let _ = ready.send(Rooted::new(Root::new(of_root, factory, arbiters, dice, failed, recollections)));
         });
         let root = started.await.map_err(|_| Error::new(ErrorKind::Start, "the actors did not come up"))?;
         if !root.assembled().await {
@@ -115,7 +119,6 @@ impl Builder {
         }
         let forebay = Forebay::new(shared, root, threads, failure);
         if opens_store {
-            forebay.jobs().await?;
             forebay.root().keep_jobs();
         }
         Ok(forebay)

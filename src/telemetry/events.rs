@@ -174,6 +174,11 @@ pub(crate) fn day_used_up(account: &AccountId, model: Option<&str>, after: Durat
     );
 }
 
+/// What was learned of accounts could not be kept: a restart learns it anew.
+pub(crate) fn not_remembered(error: &dyn std::fmt::Debug) {
+    tracing::warn!(?error, "what was learned of accounts was not kept");
+}
+
 pub(crate) fn slot_died(slot: SlotId, crashed: bool, restart_in: Duration) {
     tracing::warn!(
         slot = slot.index,

@@ -71,6 +71,17 @@ impl Process {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Ends it at once, in the middle of whatever it does, and waits until it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends the signal `name`: TERM, INT, HUP.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status().unwrap();
@@ -139,6 +150,35 @@ impl Daemon {
     fn start_by(config: &str, command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(file(directory.path()), config).unwrap();
+        Self::start_in(directory, command)
+    }
+
+    /// Ends it at once, in the middle of whatever it does, and starts another one where it was.
+    pub fn killed(mut self) -> Self {
+        self.process.kill();
+        Self::start_in(self.directory, self::command)
+    }
+
+    /// Ends it in order, and starts another one where it was.
+    pub fn restarted(self) -> Self {
+        self.signal("TERM");
+        self.restarted_after_its_end()
+    }
+
+    /// The same where it has been told to end already.
+    pub fn restarted_after_its_end(self) -> Self {
+        let Self { process, directory, .. } = self;
+        let (code, said) = process.end();
+        assert_eq!(code, Some(0), "{said}");
+        Self::start_in(directory, self::command)
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn start_in(directory: tempfile::TempDir, command: impl FnOnce(&Path) -> Command) -> Self {
         let mut command = command(directory.path());
         command.env("FOREBAY__SERVER__LISTEN", "127.0.0.1:0");
         let process = Process::start(command);
@@ -415,6 +455,11 @@ pub fn post(path: &str, more: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let length = body.len();
     let head = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\n{more}content-length: {length}\r\n\r\n");
     [head.as_bytes(), body].concat()
+}
+
+/// A DELETE of `path`.
+pub fn delete(path: &str) -> String {
+    format!("DELETE {path} HTTP/1.1\r\nhost: localhost\r\n\r\n")
 }
 
 /// The body of a chat that says `text`.

@@ -10,7 +10,7 @@ mod webhooks;
 use std::time::Duration;
 
 use self::stage::{Answer, Stage, chat};
-use crate::clock::in_virtual_time;
+use crate::clock::{self, in_virtual_time};
 use crate::messages::{AnswerBody, Job, JobStatus};
 
 #[test]
@@ -70,5 +70,30 @@ fn a_program_that_says_nothing_about_a_store_opens_none_before_its_first_job() {
         let told = format!("{text}\n[store]\nurl = \"sqlite::memory:\"");
         let forebay = crate::Forebay::start(crate::Config::from_toml(&told).unwrap()).await.unwrap();
         assert!(forebay.status().await.unwrap().jobs.is_some());
+    });
+}
+
+#[test]
+fn what_has_ended_is_forgotten_by_age_bodies_after_a_day_and_results_as_configured() {
+    in_virtual_time(async {
+        let stage = Stage::with("[store]\nkeep_results_for = \"26h\"", |_| Answer::good()).await;
+        let mut jobs = Vec::new();
+        for n in 0..500 {
+            jobs.push(stage.submit(Job::new(chat(&format!("{n}")))).await);
+        }
+        for id in &jobs {
+            stage.ended(*id).await;
+        }
+        let id = jobs[250];
+        let has_body = async || stage.store.read(move |records| records.body(id)).await.unwrap().is_some();
+        let pass = async |hours: u64| clock::until(clock::now() + Duration::from_secs(hours * 3_600)).await;
+        pass(23).await;
+        assert!(has_body().await);
+        pass(2).await;
+        assert!(!has_body().await);
+        assert!(stage.forebay.result(id, Duration::ZERO).await.is_ok());
+        pass(2).await;
+        assert_eq!(stage.forebay.result(id, Duration::ZERO).await.unwrap_err().code(), "not_found");
+        assert_eq!(stage.attempts(id).await.len(), 1, "what was asked of the upstream stays on record");
     });
 }

@@ -11,11 +11,10 @@ use crate::messages::{Job, JobId, JobStatus};
 #[test]
 fn a_retry_keeps_its_time_over_a_restart() {
     in_virtual_time(async {
-        let stage = Stage::new(|seen| match seen.number {
-            0 => Answer::Status(429, vec![("retry-after", "3600".to_owned())]),
-            _ => Answer::good(),
-        })
-        .await;
+        // Nothing but the job's own record says when: a hold would be remembered with its account.
+        let hourly = "[retry]\nbase_delay = \"1h\"\nmax_delay = \"1h\"\njitter = \"none\"";
+        let stage =
+            Stage::with(hourly, |seen| if seen.number == 0 { Answer::status(500) } else { Answer::good() }).await;
         let start = clock::now();
         let id = stage.submit(Job::new(chat("hello"))).await;
         stage.until_status(id, JobStatus::Retrying).await;
@@ -47,6 +46,26 @@ fn retries_that_came_due_while_nobody_was_there_do_not_go_all_at_once() {
         let times: Vec<_> = stage.seen()[40..].iter().map(|seen| seen.at).collect();
         let spread = *times.iter().max().unwrap() - *times.iter().min().unwrap();
         assert!(spread > Duration::from_secs(1), "{spread:?}");
+    });
+}
+
+#[test]
+fn a_parked_account_stays_parked_over_a_restart_for_whoever_comes_then() {
+    in_virtual_time(async {
+        let stage = Stage::new(|seen| match seen.number {
+            0 => Answer::Status(429, vec![("retry-after", "3600".to_owned())]),
+            _ => Answer::good(),
+        })
+        .await;
+        let start = clock::now();
+        let held = stage.submit(Job::new(chat("held"))).await;
+        stage.until_status(held, JobStatus::Retrying).await;
+        clock::until(start + Duration::from_secs(60)).await;
+        let stage = stage.crash().await;
+        let other = stage.submit(Job::new(chat("other"))).await;
+        assert_eq!(stage.ended(other).await.status, JobStatus::Succeeded);
+        let took = (stage.seen()[1].at - start).as_secs_f64();
+        assert!((3_599.0..3_602.0).contains(&took), "{took}");
     });
 }
 

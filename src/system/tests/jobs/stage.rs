@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::clock::{self, Instant, WallClock};
+use crate::jobs::Whose;
 use crate::messages::{FailureKind, Job, JobId, JobStatus, Request, Sent};
 use crate::pool::transport::{HttpRequest, HttpResponse, MemoryTransport, Scripted, TransportError};
 use crate::store::Store;
@@ -118,14 +119,16 @@ impl Stage {
     /// The job, when it has ended.
     pub(super) async fn ended(&self, id: JobId) -> JobRecord {
         let within = Duration::from_secs(30 * 86_400);
-        let record = self.forebay.jobs().await.unwrap().wait(id, None, within).await.unwrap();
+        let record = self.forebay.jobs().await.unwrap().wait(id, Whose::Anyones, within).await.unwrap();
         assert!(record.status.is_end(), "{id} is still {}", record.status);
         record
     }
 
     /// Waits until the job stands so.
     pub(super) async fn until_status(&self, id: JobId, status: JobStatus) {
+        let late = clock::now() + Duration::from_secs(86_400);
         while self.job(id).await.status != status {
+            assert!(clock::now() < late, "{id} is never {status}");
             clock::until(clock::now() + Duration::from_millis(10)).await;
         }
     }
