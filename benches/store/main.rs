@@ -104,9 +104,9 @@ fn depths(figures: &mut Figures) {
     let many = if figures.plan.is_quick { 100_000 } else { 1_000_000 };
     let folder = tempfile::tempdir().expect("a folder");
     let files = [folder.path().join("few.db"), folder.path().join("many.db")];
-    let stores = [few, many].iter().zip(&files).map(|(depth, file)| {
+    let stores = [few, many].into_iter().zip(&files).map(|(depth, file)| {
         let store = Measured::open(file);
-        block_on(store.fill(*depth, 1_024));
+        block_on(store.fill(depth, 1_024));
         store
     });
     let stores: Vec<_> = stores.collect();

@@ -299,7 +299,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_gateway_takes_between_two_pieces_is_not_held_against_the_caller() {
-        let pieces = vec![(Duration::from_secs(1), 1_000), (Duration::ZERO, 1_000), (Duration::from_secs(19), 1_000)];
+        let pieces = vec![(Duration::from_secs(1), 1_000), (Duration::ZERO, 1_000), (Duration::from_secs(18), 1_000)];
         let mut paced = Paced::new(paced(pieces), chunked(), Limit::of_body(MAX));
         for _ in 0..3 {
             paced.next().await.unwrap().unwrap();

@@ -119,31 +119,46 @@ async fn upload(
     let announced = Announced::within(request.headers(), limit)?;
     let mut admitted = shared.forebay.admit(0)?;
     admitted.grow(UPLOAD_BYTES)?;
-    // What was wrong with the body is known to the pieces, and what is wrong with the form to its parser.
-    let failed = Rc::new(RefCell::new(None));
-    let pieces = pieces(Paced::new(Shelved(payload), announced, limit), Rc::clone(&failed));
+    let coming = Rc::new(RefCell::new(Coming::Body(Paced::new(Shelved(payload), announced, limit))));
     let jobs = shared.forebay.jobs().await?;
     let batches = jobs.batches();
-    let read = read_form(request.headers(), pieces, &batches, caller, max_file);
-    let form = read.await.map_err(|error| failed.borrow_mut().take().unwrap_or(error))?;
+    let read = read_form(request.headers(), pieces(Rc::clone(&coming)), &batches, caller, max_file).await;
+    let form = match (read, coming.replace(Coming::Taken)) {
+        // What was wrong with the body is known here, and what is wrong with the form to its parser.
+        (Err(_), Coming::Failed(error)) | (Err(error), _) => return Err(error),
+        (Ok(form), Coming::Body(mut rest)) => {
+            // What stands behind the form says nothing.
+            while rest.next().await?.is_some() {}
+            form
+        }
+        (Ok(form), _) => form,
+    };
     guard::read_whole(request);
     form.seal(jobs.now()).await
 }
 
 const MAX_FILE: &str = "[jobs] max_file";
 
-/// The pieces of a body; the error that ends them stands in `failed`.
-fn pieces(
-    paced: Paced<Shelved>,
-    failed: Rc<RefCell<Option<Error>>>,
-) -> impl Stream<Item = Result<Bytes, PayloadError>> + 'static {
-    let pieces = stream::unfold((Some(paced), failed), |(paced, failed)| async move {
-        let mut paced = paced?;
-        match paced.next().await {
-            Ok(piece) => piece.map(|piece| (Ok(piece), (Some(paced), failed))),
+/// A body that a parser takes piece by piece.
+enum Coming {
+    Body(Paced<Shelved>),
+    /// The next piece is being waited for, or there are no more.
+    Taken,
+    Failed(Error),
+}
+
+/// The pieces of a body; the error that ends them is left there.
+fn pieces(coming: Rc<RefCell<Coming>>) -> impl Stream<Item = Result<Bytes, PayloadError>> + 'static {
+    let pieces = stream::unfold(coming, |coming| async move {
+        let Coming::Body(mut body) = coming.replace(Coming::Taken) else { return None };
+        match body.next().await {
+            Ok(piece) => {
+                coming.replace(Coming::Body(body));
+                piece.map(|piece| (Ok(piece), coming))
+            }
             Err(error) => {
-                failed.replace(Some(error));
-                Some((Err(PayloadError::Incomplete(None)), (None, failed)))
+                coming.replace(Coming::Failed(error));
+                Some((Err(PayloadError::Incomplete(None)), coming))
             }
         }
     });

@@ -299,6 +299,15 @@ impl Jobs {
     }
 }
 
+#[cfg(feature = "gateway")]
+impl Jobs {
+    /// Within the actor: should what does it crash, the actor does, and the next one has another.
+    fn take_batches_forward(&self, ctx: &mut Context<Self>) {
+        let way = self.way.clone();
+        ctx.spawn(self.registry.batch_driver(move || way.config()).run().into_actor(self));
+    }
+}
+
 impl Actor for Jobs {
     type Context = Context<Self>;
 
@@ -306,9 +315,8 @@ impl Actor for Jobs {
         self.registry.reach(ctx.address());
         self.is_draining = self.registry.is_draining();
         self.begin(ctx);
-        // Within the actor: should it crash, the actor does, and the next one has another.
-        let way = self.way.clone();
-        ctx.spawn(self.registry.batch_driver(move || way.config()).run().into_actor(self));
+        #[cfg(feature = "gateway")]
+        self.take_batches_forward(ctx);
     }
 }
 

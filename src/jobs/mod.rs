@@ -8,9 +8,11 @@
 //! [`batches`] are files whose lines are jobs.
 
 mod actor;
+#[cfg(feature = "gateway")]
 pub(crate) mod batches;
 mod outbox;
 mod record;
+#[cfg_attr(not(feature = "gateway"), allow(dead_code))] // the gateway asks for more than a program can
 mod registry;
 mod run;
 mod submission;

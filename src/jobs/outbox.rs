@@ -83,7 +83,7 @@ impl Outbox {
 
     /// Looks for what is due, if it is time to. `tell` hears what that, and all else, comes to.
     pub(super) fn go_on(&mut self, now: Ms, tell: impl Fn(Sent) + 'static) {
-        if !self.next_at().is_some_and(|at| at <= now) {
+        if self.next_at().is_none_or(|at| at > now) {
             return;
         }
         self.next = None; // what is said meanwhile comes on top of what is found

@@ -77,7 +77,7 @@ impl Record {
     /// Lets no attempt be made from now on, unless one is under way. Gives whether it did.
     pub(super) fn close_if_idle(&self) -> bool {
         let mut state = self.state();
-        let is_idle = !state.tried.as_ref().is_some_and(|tried| tried.end.is_none());
+        let is_idle = state.tried.as_ref().is_none_or(|tried| tried.end.is_some());
         state.is_closed |= is_idle;
         is_idle
     }

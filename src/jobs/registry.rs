@@ -1,14 +1,16 @@
 //! What everybody may ask about jobs: submit one, look at it, wait for it, call it off. Goes to the store itself; the actor
 //! only hears of what it has to do something about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+#[cfg(feature = "gateway")]
 use tokio::sync::Notify;
 
 use super::actor::{Arrived, AskInHand, CalledOff, InHand, Line};
+#[cfg(feature = "gateway")]
 use super::batches::{Batches, Driver, Runner};
 use super::submission;
 use super::waiters::Waiters;
@@ -37,6 +39,7 @@ struct Inner {
     /// The actor; none before it has started, another one after it has crashed.
     actor: RwLock<Option<Line>>,
     /// Wakes what takes batches forward.
+    #[cfg(feature = "gateway")]
     wake_batches: Arc<Notify>,
     /// Nothing new is accepted, and nobody waits any longer.
     draining: AtomicBool,
@@ -67,6 +70,7 @@ impl Registry {
             wall,
             waiters: Waiters::default(),
             actor: RwLock::new(None),
+            #[cfg(feature = "gateway")]
             wake_batches: Arc::default(),
             draining: AtomicBool::new(false),
         }))
@@ -87,11 +91,13 @@ impl Registry {
     }
 
     /// Files, and the batches made of them.
+    #[cfg(feature = "gateway")]
     pub(crate) fn batches(&self) -> Batches {
         Batches::new(self.0.store.clone(), Arc::clone(&self.0.wake_batches))
     }
 
     /// What takes batches forward, by the configuration in force.
+    #[cfg(feature = "gateway")]
     pub(super) fn batch_driver(&self, config: impl Fn() -> Arc<Config> + 'static) -> Driver<Self> {
         let (registry, wake) = (self.clone(), Arc::clone(&self.0.wake_batches));
         Driver::new(self.0.store.clone(), self.clone(), config, move || registry.now(), wake)
@@ -272,8 +278,9 @@ impl Registry {
     }
 }
 
+#[cfg(feature = "gateway")]
 impl Runner for Registry {
-    fn queued(&self, queues: &BTreeSet<Arc<str>>, expires_at: Ms) {
+    fn queued(&self, queues: &std::collections::BTreeSet<Arc<str>>, expires_at: Ms) {
         let due = self.now();
         queues.iter().for_each(|queue| self.arrived(queue, due, expires_at));
     }

@@ -93,7 +93,7 @@ impl Run {
         let underway = self.way.set_out(id, request, admitted, durable, reply);
         let outcome = outcome.await;
         // What has its outcome is not to be called off.
-        underway.is_over();
+        underway.end();
         outcome.unwrap_or_else(|_| Err(restarting()))
     }
 

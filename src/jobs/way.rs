@@ -55,7 +55,7 @@ impl Way {
 
 impl Underway<'_> {
     /// It has its outcome.
-    pub(super) fn is_over(mut self) {
+    pub(super) fn end(mut self) {
         self.call = None;
     }
 }

@@ -8,8 +8,10 @@
 //! written so that PostgreSQL can be another kind: every change names its owner (one opening of the store) and is refused when the
 //! row is another's by now, claims are taken in batches, and nothing is asked that needs the store to be alone. `tests` is one body for all kinds.
 
+#[cfg_attr(not(feature = "gateway"), allow(dead_code))] // only the gateway asks for them
 pub(crate) mod batches;
 mod engine;
+#[cfg_attr(not(feature = "gateway"), allow(dead_code))] // only the gateway asks for them
 pub(crate) mod files;
 mod handle;
 pub(crate) mod jobs;

@@ -14,7 +14,8 @@ pub(crate) fn ended(batch: BatchId, status: &str, completed: u32, failed: u32) {
     tracing::info!(target: "forebay", %batch, status, completed, failed, "batch ended");
 }
 
-/// The store refused what batches need to go on; it is tried again.
-pub(crate) fn held_up(error: &dyn Debug) {
-    tracing::warn!(target: "forebay", ?error, "batches are held up");
+/// The store refused what a batch, or all of them, need to go on; it is tried again.
+pub(crate) fn held_up(batch: Option<BatchId>, error: &dyn Debug) {
+    let batch = batch.map(tracing::field::display);
+    tracing::warn!(target: "forebay", batch, ?error, "held up");
 }

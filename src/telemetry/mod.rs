@@ -2,6 +2,7 @@
 
 #[cfg(feature = "gateway")]
 pub(crate) mod access;
+#[cfg(feature = "gateway")]
 pub(crate) mod batches;
 pub(crate) mod events;
 #[cfg(feature = "gateway")]

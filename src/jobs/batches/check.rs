@@ -47,6 +47,14 @@ pub(super) struct BatchError {
     pub(super) param: Option<String>,
 }
 
+impl BatchError {
+    /// The file is not what it was.
+    pub(super) fn damaged() -> Self {
+        let message = "The file is damaged where it is kept; upload it again.".into();
+        Self { code: "server_error", line: None, message, param: None }
+    }
+}
+
 /// What a file holds that is in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Checked {

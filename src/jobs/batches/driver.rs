@@ -74,12 +74,8 @@ impl<R: Runner> Driver<R> {
     pub(crate) async fn run(mut self) {
         loop {
             let rest = match self.round().await {
-                Ok(rest) => rest,
                 Err(StoreError::Closed) => return,
-                Err(error) => {
-                    telemetry::batches::held_up(&error);
-                    AFTER_ERROR
-                }
+                round => rest_of(round, None),
             };
             tokio::select! {
                 biased;
@@ -93,7 +89,12 @@ impl<R: Runner> Driver<R> {
     pub(super) async fn round(&mut self) -> Result<Duration, StoreError> {
         let mut rest = self.prune().await?;
         for batch in self.store.read(|records| records.open_batches()).await? {
-            rest = rest.min(self.bite(&batch).await?);
+            // What is wrong with one batch keeps no other waiting.
+            let of_batch = match self.bite(&batch).await {
+                Err(StoreError::Closed) => return Err(StoreError::Closed),
+                bite => rest_of(bite, Some(batch.id)),
+            };
+            rest = rest.min(of_batch);
         }
         Ok(rest)
     }
@@ -179,6 +180,14 @@ impl<R: Runner> Driver<R> {
     }
 }
 
+/// How long there is nothing to do behind what came to that.
+fn rest_of(came: Result<Duration, StoreError>, batch: Option<BatchId>) -> Duration {
+    came.unwrap_or_else(|error| {
+        telemetry::batches::held_up(batch, &error);
+        AFTER_ERROR
+    })
+}
+
 /// How far a file has been looked through.
 enum Looked {
     Some(Box<Check>),
@@ -190,7 +199,10 @@ fn look_through(records: &dyn Records, input: FileId, mut check: Check, config: 
     let is_served = |model: &str| is_served(config, endpoint, Some(model));
     for _ in 0..CHECK_PIECES {
         let piece = match check.wants() {
-            Some(at) => records.piece(input, at)?,
+            Some(at) => match records.piece(input, at) {
+                Err(StoreError::Corrupt(_)) => return Ok(Looked::All(Err(vec![BatchError::damaged()]))),
+                piece => piece?,
+            },
             None => None,
         };
         let Some(piece) = piece else { return Ok(Looked::All(check.finish(is_served))) };

@@ -55,12 +55,12 @@ impl Batches {
     }
 
     pub(crate) async fn files(&self, filter: FileFilter) -> Result<Vec<FileRecord>, Error> {
-        Ok(self.store.read(move |records| records.files(&filter)).await.map_err(refusal)?)
+        self.store.read(move |records| records.files(&filter)).await.map_err(refusal)
     }
 
     /// What stands in a file from `at` on, as far as one row goes; `None` at its end.
     pub(crate) async fn piece(&self, id: FileId, at: u64) -> Result<Option<Bytes>, Error> {
-        Ok(self.store.read(move |records| records.piece(id, at)).await.map_err(refusal)?)
+        self.store.read(move |records| records.piece(id, at)).await.map_err(refusal)
     }
 
     pub(crate) async fn remove_file(&self, id: FileId, tenant: Option<Arc<str>>) -> Result<(), Error> {
@@ -97,7 +97,7 @@ impl Batches {
     }
 
     pub(crate) async fn batches(&self, filter: BatchFilter) -> Result<Vec<BatchRecord>, Error> {
-        Ok(self.store.read(move |records| records.batches(&filter)).await.map_err(refusal)?)
+        self.store.read(move |records| records.batches(&filter)).await.map_err(refusal)
     }
 
     /// Calls a batch off; one that is called off already stays so.

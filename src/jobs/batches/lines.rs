@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn blank_lines_count_and_are_not_given_and_line_ends_of_any_kind_are_taken_off() {
         let text = Bytes::from_static(b"\xef\xbb\xbf{1}\r\n\n  \r\n {2} \n{3}");
-        let lines = lines_of(&[text.clone()], 0);
+        let lines = lines_of(std::slice::from_ref(&text), 0);
         let shown: Vec<_> = lines.iter().map(shown).collect();
         assert_eq!(shown, [(1, Some("{1}")), (4, Some("{2}")), (5, Some("{3}"))]);
         let inside = text.as_ptr_range();

@@ -3,7 +3,8 @@
 //! A batch is looked through once before any of it is called ([`check`]), its lines become jobs ([`load`]), and when all of
 //! these have their ends, these are written to its files ([`write`]). Each is done in bites, one transaction each, that write
 //! down how far they have come: after a crash the next process goes on where this one stood. [`driver`] takes the bites, in
-//! turn for all open batches; `step` says which.
+//! turn for all open batches; `step` says which. All of it is the gateway's: a program that embeds forebay runs the lines that are
+//! jobs already, and a batch goes on when a daemon opens the store.
 
 mod check;
 mod driver;

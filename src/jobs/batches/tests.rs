@@ -374,23 +374,29 @@ fn an_upload_that_breaks_off_leaves_nothing_and_a_removed_file_stays_for_the_bat
         let mut upload = house.batches().upload(None).await.unwrap();
         upload.add(vec![b'x'; 3_000_000].into()).await.unwrap();
         drop(upload);
+        let prune = || async {
+            let (owner, mut rows) = (house.store().owner(), 0);
+            loop {
+                match house.store().write(move |changes| changes.prune_files(owner, 0, 100)).await.unwrap() {
+                    0 => return rows,
+                    bite => rows += bite,
+                }
+            }
+        };
+        assert_eq!(prune().await, 5 + 1, "the pieces on disk, and the file itself");
         let input = house.upload(None, file_of(600)).await.id;
         let batch = house.create(input).await;
         house.batches().remove_file(input, None).await.unwrap();
         assert_eq!(house.batches().files(FileFilter { limit: 9, ..FileFilter::default() }).await.unwrap(), []);
         let is_loaded = |batch: &BatchRecord| batch.status == BatchStatus::InProgress && batch.taken == 600;
         house.until(&batch, is_loaded).await;
-        let prune = || async {
-            let owner = house.store().owner();
-            house.store().write(move |changes| changes.prune_files(owner, 0, 100)).await.unwrap()
-        };
-        while prune().await > 0 {}
+        assert_eq!(prune().await, 0);
         assert!(house.batches().piece(input, 0).await.unwrap().is_some());
         for job in house.claim(600).await {
             house.answer(&job).await;
         }
         house.until(&batch, |batch| batch.status.is_end()).await;
-        while prune().await > 0 {}
+        assert_eq!(prune().await, 1 + 1);
         assert_eq!(house.batches().piece(input, 0).await.unwrap(), None);
     });
 }

@@ -37,7 +37,12 @@ pub(super) fn write(
             batch.written += 1;
         }
     } else if batch.taken < batch.total {
-        let lines = lines::read(store, batch.input, batch.taken_bytes, BITE_LINES, BITE_BYTES as u64, max_line_bytes)?;
+        let (input, at) = (batch.input, batch.taken_bytes);
+        let lines = match lines::read(store, input, at, BITE_LINES, BITE_BYTES as u64, max_line_bytes) {
+            // Nobody can say any more which lines they were.
+            Err(StoreError::Corrupt(_)) => Vec::new(),
+            lines => lines?,
+        };
         for line in &lines {
             bite.without_a_chance(&batch, line);
             (batch.taken, batch.written, batch.taken_bytes) = (batch.taken + 1, batch.written + 1, line.end);

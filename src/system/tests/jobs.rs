@@ -76,7 +76,7 @@ fn a_program_that_says_nothing_about_a_store_opens_none_before_its_first_job() {
 #[test]
 fn what_has_ended_is_forgotten_by_age_bodies_after_a_day_and_results_as_configured() {
     in_virtual_time(async {
-        let stage = Stage::with("[store]\nkeep_results_for = \"3d\"", |_| Answer::good()).await;
+        let stage = Stage::with("[store]\nkeep_results_for = \"26h\"", |_| Answer::good()).await;
         let mut jobs = Vec::new();
         for n in 0..500 {
             jobs.push(stage.submit(Job::new(chat(&format!("{n}")))).await);
@@ -92,10 +92,8 @@ fn what_has_ended_is_forgotten_by_age_bodies_after_a_day_and_results_as_configur
         pass(2).await;
         assert!(!has_body().await);
         assert!(stage.forebay.result(id, Duration::ZERO).await.is_ok());
-        pass(48).await;
+        pass(2).await;
         assert_eq!(stage.forebay.result(id, Duration::ZERO).await.unwrap_err().code(), "not_found");
         assert_eq!(stage.attempts(id).await.len(), 1, "what was asked of the upstream stays on record");
-        pass(90 * 24).await;
-        assert!(stage.attempts(id).await.is_empty());
     });
 }

@@ -11,11 +11,10 @@ use crate::messages::{Job, JobId, JobStatus};
 #[test]
 fn a_retry_keeps_its_time_over_a_restart() {
     in_virtual_time(async {
-        let stage = Stage::new(|seen| match seen.number {
-            0 => Answer::Status(429, vec![("retry-after", "3600".to_owned())]),
-            _ => Answer::good(),
-        })
-        .await;
+        // Nothing but the job's own record says when: a hold would be remembered with its account.
+        let hourly = "[retry]\nbase_delay = \"1h\"\nmax_delay = \"1h\"\njitter = \"none\"";
+        let stage =
+            Stage::with(hourly, |seen| if seen.number == 0 { Answer::status(500) } else { Answer::good() }).await;
         let start = clock::now();
         let id = stage.submit(Job::new(chat("hello"))).await;
         stage.until_status(id, JobStatus::Retrying).await;

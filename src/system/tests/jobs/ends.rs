@@ -113,7 +113,7 @@ fn a_job_whose_time_is_up_expires_wherever_it_stands() {
         let took = clock::now() - start;
         assert!((3_600.0..3_602.0).contains(&took.as_secs_f64()), "{took:?}");
 
-        let stage = stage.crash().await;
+        let stage = Stage::with(limits, |_| Answer::never()).await;
         let running = stage.submit(Job::new(chat("running")).timeout(Duration::from_secs(60))).await;
         stage.until_status(running, JobStatus::Running).await;
         let waiting = stage.submit(Job::new(chat("waiting")).timeout(Duration::from_secs(30))).await;

@@ -126,7 +126,9 @@ impl Stage {
 
     /// Waits until the job stands so.
     pub(super) async fn until_status(&self, id: JobId, status: JobStatus) {
+        let late = clock::now() + Duration::from_secs(86_400);
         while self.job(id).await.status != status {
+            assert!(clock::now() < late, "{id} is never {status}");
             clock::until(clock::now() + Duration::from_millis(10)).await;
         }
     }
