@@ -27,6 +27,10 @@
 //! outcome                     exactly one for each call
 //! ```
 //!
+//! A job goes the same way from the store: `jobs/actor` claims a few of each model (`jobs/window`), every attempt is on record
+//! before it is made (`messages/journal`, `jobs/record`), and its one end is written down with all it brought (`jobs/verdict`,
+//! `jobs/run`).
+//!
 //! Imports run downwards only: `clock messages` < `config telemetry` < `providers store` < `dispatcher | pool` < `jobs` <
 //! `system` < `gateway cli simulator`. The dispatcher and the pool never import each other: they meet in `messages` and are wired
 //! in `system`. Policy is plain Rust that is told the time and handed the dice; actors are thin.

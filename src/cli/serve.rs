@@ -130,7 +130,7 @@ async fn live(forebay: Forebay, gateway: GatewayHandle, files: &[PathBuf], mut s
             // Its calls have their error: it is still to be written.
             gateway.drain();
             gateway.close(clock::now()).await;
-            return Err("the system keeps crashing, or its first thread has ended; see the log".to_owned());
+            return Err("the system keeps crashing, its first thread has ended, or the disk of its store has failed; see the log".to_owned());
         }
     }
     tokio::select! {
@@ -186,6 +186,7 @@ fn reload(forebay: &Forebay, config: Result<Config, Vec<String>>, begun: &Config
     let watch = |pool: &Pool| (pool.max_restarts, pool.restart_window, pool.thread_timeout);
     let fixed = [
         ("[server] listen", server.listen != begun.server.listen),
+        ("[store] url", config.store.url != begun.store.url),
         ("[pool] threads", pool.threads != begun.pool.threads),
         ("[pool] max_restarts, restart_window, thread_timeout", watch(pool) != watch(&begun.pool)),
         ("[log]", log.level != begun.log.level || log.format != begun.log.format),

@@ -7,11 +7,17 @@ mod queues;
 mod stage;
 mod webhooks;
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use self::stage::{Answer, Stage, chat};
 use crate::clock::{self, in_virtual_time};
-use crate::messages::{AnswerBody, Job, JobStatus};
+use crate::dispatcher::Submit;
+use crate::messages::{
+    AccountId, AnswerBody, CallId, Durable, Error, ErrorKind, Failure, Job, JobStatus, Journal, Recorded,
+};
 
 #[test]
 fn a_submitted_job_runs_to_its_end_and_its_result_is_the_upstreams_body() {
@@ -95,5 +101,41 @@ fn what_has_ended_is_forgotten_by_age_bodies_after_a_day_and_results_as_configur
         pass(2).await;
         assert_eq!(stage.forebay.result(id, Duration::ZERO).await.unwrap_err().code(), "not_found");
         assert_eq!(stage.attempts(id).await.len(), 1, "what was asked of the upstream stays on record");
+    });
+}
+
+#[test]
+fn an_attempt_that_cannot_be_put_on_record_is_not_made_and_its_place_is_free_again() {
+    struct Refuses;
+
+    impl Journal for Refuses {
+        fn starting(&self, _: &AccountId) -> Recorded {
+            Box::pin(async {
+                clock::until(clock::now() + Duration::from_secs(1)).await;
+                Err(Error::new(ErrorKind::Overloaded, "no room on record"))
+            })
+        }
+
+        fn failed(&self, _: &Failure) {}
+
+        fn again(&self, _: u32, _: Duration) {}
+    }
+
+    in_virtual_time(async {
+        let stage = Stage::with("limits = { max_concurrent = 1 }", |_| Answer::good()).await;
+        let (reply, outcome) = oneshot::channel();
+        let durable = Durable { journal: Arc::new(Refuses), attempts: 0, counted: 0, at_most_once: false };
+        stage.forebay.dispatcher().do_send(Submit {
+            id: CallId::new(),
+            request: Arc::new(chat("never")),
+            admitted: stage.forebay.admit(10).unwrap(),
+            seat: None,
+            durable: Some(Arc::new(durable)),
+            reply,
+        });
+        let error = outcome.await.unwrap().unwrap_err();
+        assert_eq!((error.code(), error.meta().attempts), ("overloaded", 0));
+        assert!(stage.seen().is_empty());
+        assert!(stage.forebay.call(chat("call")).await.is_ok());
     });
 }
