@@ -1,5 +1,6 @@
 //! The store as its bench reaches it, which cannot see into the room.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use super::{Store, StoreError};
 use crate::config::StoreUrl;
 use crate::messages::{Endpoint, JobId, JobStatus, Priority};
 
-/// A moment like any other.
-const NOW: i64 = 1_800_000_000_000;
+/// A moment in the past: a store that was told a later one than it is would take the clock for turned back.
+const NOW: i64 = 1_700_000_000_000;
 
 /// An open store. What fails panics.
 #[derive(Clone)]
@@ -33,10 +34,10 @@ impl Measured {
         good(self.0.accept(bytes, move |changes| changes.submit(&new)).await);
     }
 
-    /// `count` jobs, many in a work.
-    pub async fn fill(&self, count: usize, bytes: usize) {
-        for first in (0..count).step_by(1_000) {
-            let many = 1_000.min(count - first);
+    /// The jobs of these numbers, many in a work.
+    pub async fn fill(&self, numbers: Range<usize>, bytes: usize) {
+        for first in numbers.clone().step_by(1_000) {
+            let many = 1_000.min(numbers.end - first);
             let filled = self.0.write(move |changes| {
                 (0..many).try_for_each(|more| changes.submit(&job(bytes, first + more)).map(drop))
             });
@@ -46,7 +47,8 @@ impl Measured {
 
     /// Claims as many jobs, as the dispatcher fills its window.
     pub async fn claim(&self, limit: usize) -> Vec<JobId> {
-        let claim = Claim { owner: self.0.owner(), queue: "gpt-4o".into(), now: 2 * NOW, limit, max_bytes: 64 << 20 };
+        let claim =
+            Claim { owner: self.0.owner(), queue: "gpt-4o".into(), now: NOW + 100_000_000, limit, max_bytes: 64 << 20 };
         let claimed = good(self.0.write(move |changes| changes.claim(&claim)).await);
         claimed.jobs.into_iter().map(|job| job.id).collect()
     }
@@ -83,9 +85,10 @@ fn text(bytes: usize) -> Bytes {
     vec![b'x'; bytes].into()
 }
 
-/// They become due in an order of their own, not as they came.
+/// They become due as they came, but for every sixteenth, which is somewhere among the million after it.
 fn job(bytes: usize, number: usize) -> NewJob {
-    let created_at = NOW + (number.wrapping_mul(2_654_435_761) % 1_000_000) as i64;
+    let later = if number % 16 == 15 { number.wrapping_mul(2_654_435_761) % 1_000_000 } else { 0 };
+    let created_at = NOW + (number + later) as i64;
     NewJob {
         tenant: None,
         key: None,

@@ -243,3 +243,51 @@ pub(super) fn read<V: View>(mut view: V, queue: &Queue<dyn Records>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::engine::{Ended, work};
+
+    /// Hands over a work that is never done; gives what its owner is told at once.
+    fn hand_over(line: &Line<()>, brought: Option<usize>) -> Option<Result<(), StoreError>> {
+        let (work, mut told): (_, oneshot::Receiver<Ended<()>>) = work::<(), _, ()>(|&mut ()| Ok(()));
+        line.hand_over(work, brought);
+        told.try_recv().ok().map(|ended| ended.unwrap())
+    }
+
+    #[test]
+    fn what_callers_bring_is_refused_while_much_waits_and_what_has_begun_is_not() {
+        let (line, queue) = line();
+        for _ in 0..BROUGHT_MAX {
+            assert_eq!(hand_over(&line, Some(1)), None);
+        }
+        assert_eq!(hand_over(&line, Some(1)), Some(Err(StoreError::Behind)));
+        for _ in BROUGHT_MAX..WAITING_MAX {
+            assert_eq!(hand_over(&line, None), None);
+        }
+        assert_eq!(hand_over(&line, None), Some(Err(StoreError::Behind)), "there is an end to everything");
+        assert!(matches!(queue.next(), Next::Work(_)));
+        assert_eq!(hand_over(&line, None), None);
+    }
+
+    #[test]
+    fn large_bodies_wait_up_to_a_sum_and_one_that_is_larger_waits_alone() {
+        let (line, queue) = line();
+        assert_eq!(hand_over(&line, Some(BROUGHT_MAX_BYTES + 1)), None);
+        assert_eq!(hand_over(&line, Some(1)), Some(Err(StoreError::Behind)));
+        assert_eq!(hand_over(&line, None), None);
+        while !matches!(queue.next(), Next::Nothing) {}
+        assert_eq!(hand_over(&line, Some(BROUGHT_MAX_BYTES)), None);
+        assert_eq!(hand_over(&line, Some(1)), Some(Err(StoreError::Behind)));
+    }
+
+    #[test]
+    fn whoever_comes_when_the_thread_has_gone_is_told_that_it_is_closed() {
+        let (line, queue) = line();
+        drop(queue);
+        let (work, mut told) = work::<(), _, ()>(|&mut ()| Ok(()));
+        line.hand_over(work, None);
+        assert!(matches!(told.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+    }
+}

@@ -62,3 +62,36 @@ fn closing_writes_what_was_handed_over_and_refuses_the_rest() {
         other.close().await;
     });
 }
+
+/// Commits in SQLite's log: frames that say how large the file is behind them.
+#[cfg(feature = "sqlite")]
+fn commits(log: &std::path::Path) -> usize {
+    let log = std::fs::read(log).unwrap();
+    log[32..].chunks_exact(24 + 4096).filter(|frame| frame[4..8] != [0; 4]).count()
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn what_gathers_while_the_disk_is_busy_is_written_together_in_groups_of_512() {
+    in_virtual_time(async {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("store.db");
+        let store = Store::open(&StoreUrl::Sqlite(file)).unwrap();
+        store.write(|changes| changes.submit(&job("a", 1))).await.unwrap();
+        let log = folder.path().join("store.db-wal");
+        let before = commits(&log);
+        let (go, gone) = std::sync::mpsc::channel::<()>();
+        let busy = store.write(move |_| {
+            let _ = gone.recv();
+            Ok(())
+        });
+        let works: Vec<_> = (1..600).map(|_| store.write(|changes| changes.submit(&job("b", 1)))).collect();
+        drop(go);
+        busy.await.unwrap();
+        for work in works {
+            work.await.unwrap();
+        }
+        assert_eq!(commits(&log) - before, 2);
+        store.close().await;
+    });
+}

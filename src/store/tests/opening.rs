@@ -184,3 +184,31 @@ fn a_clock_that_went_back_between_two_openings_makes_nothing_wait_longer() {
         }
     });
 }
+
+#[test]
+fn a_store_that_was_pruned_gives_its_room_back_in_bites() {
+    use crate::store::engine::Engine as _;
+    use crate::store::jobs::{JobChanges as _, Retention};
+    let folder = tempfile::tempdir().unwrap();
+    let file = file(&folder);
+    let options = Options { synchronous: "OFF", ..Options::new(1) };
+    let (mut store, _view) = crate::store::sqlite::open(&file, options).unwrap();
+    store.begin().unwrap();
+    for _ in 0..600 {
+        store.submit(&job(&"x".repeat(4_000), 1)).unwrap();
+    }
+    store.expire(2_000_000, 600).unwrap();
+    store.commit().unwrap();
+    while !store.tidy() {}
+    let full = fs::metadata(&file).unwrap().len();
+    store.begin().unwrap();
+    let all = Retention { bodies_before: Ms::MAX, results_before: Ms::MAX, attempts_before: Ms::MAX };
+    while store.prune(&all, 200).unwrap() > 0 {}
+    store.commit().unwrap();
+    let mut bites = 1;
+    while !store.tidy() {
+        bites += 1;
+    }
+    let left = fs::metadata(&file).unwrap().len();
+    assert!(left < full / 2 && bites > 2, "{full} bytes, then {left} after {bites} bites");
+}
