@@ -2,7 +2,7 @@
 //!
 //! Owns the [`Switchboard`]: every accepted call, every budget, every timer. Hears calls and their callers' departure
 //! (`Submit`, `Call`, `Cancel`), the pool's slots and what becomes of attempts (`SlotUp`, `SlotGone`, `Opened`,
-//! `Attempted`), the operator (`Drain`, `EndWaiting`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`, `AskMemories`) and itself, later (`WakeDue`). Says
+//! `Attempted`), the operator (`Drain`, `EndWaiting`, `EndAll`, `Reconfigure`, `AskHealth`, `AskStatus`, `AskMemories`, `AwaitAttempt`) and itself, later (`WakeDue`). Says
 //! `RunAttempt` and `Abort` to slots and `NeedSlots` to the pool. When it dies, the ledger dies with it: every waiting
 //! caller's reply is dropped, which the handle turns into one `restarting` error each.
 
@@ -21,9 +21,9 @@ use super::switchboard::{Order, Switchboard};
 use crate::clock::{self, Dice, Instant};
 use crate::config::Config;
 use crate::messages::{
-    Abort, AskHealth, AskMemories, AskStatus, Attempted, Call, CallId, Cancel, DeathWatch, Drain, Durable, EndAll,
-    EndWaiting, Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt, SeatId, SlotGone,
-    SlotUp, Status, Stop,
+    Abort, AskHealth, AskMemories, AskStatus, Attempted, AwaitAttempt, Call, CallId, Cancel, DeathWatch, Drain,
+    Durable, EndAll, EndWaiting, Error, ErrorKind, Health, Memory, NeedSlots, Opened, Outcome, Request, RunAttempt,
+    SeatId, SlotGone, SlotUp, Status, Stop,
 };
 
 /// Handle to dispatcher: a call whose body has been admitted already.
@@ -347,6 +347,19 @@ impl Handler<AskMemories> for Dispatcher {
 
     fn handle(&mut self, ask: AskMemories, ctx: &mut Context<Self>) -> Vec<Memory> {
         self.with_board(ctx, |board, now| board.memories(ask, now))
+    }
+}
+
+impl Handler<AwaitAttempt> for Dispatcher {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: AwaitAttempt, ctx: &mut Context<Self>) -> Self::Result {
+        let (started, is_started) = oneshot::channel();
+        self.with_board(ctx, |board, _| board.awaiting_attempt.push(started));
+        Box::pin(async move {
+            // It is gone with its dispatcher otherwise, which is news as well.
+            let _ = is_started.await;
+        })
     }
 }
 

@@ -196,6 +196,10 @@ impl Switchboard {
         }
         let id = AttemptId { call, number: entry.attempts };
         events::attempt_started(id, &account.id);
+        for awaiting in self.awaiting_attempt.drain(..) {
+            // Whoever asked may have gone.
+            let _ = awaiting.send(());
+        }
         self.slots
             .occupy(slot, Busy { id, lane, account: Arc::clone(&account), permit, began: now, price, stream: None });
         self.orders.push(Order::Run(RunAttempt {

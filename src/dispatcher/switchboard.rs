@@ -51,6 +51,8 @@ pub(crate) struct Switchboard {
     pub(super) repeats_maybe_billed: u64,
     /// Told when the last call has ended.
     drained: Vec<oneshot::Sender<()>>,
+    /// Told when the next attempt starts.
+    pub(super) awaiting_attempt: Vec<oneshot::Sender<()>>,
     /// What the pool was last asked for.
     pub(super) asked_slots: usize,
     /// When it is looked whether there are more slots than are of use.
@@ -76,6 +78,7 @@ impl Switchboard {
             draining: false,
             repeats_maybe_billed: 0,
             drained: Vec::new(),
+            awaiting_attempt: Vec::new(),
             asked_slots: 0,
             surplus_due: None,
             wanting: BTreeMap::new(),

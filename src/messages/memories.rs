@@ -15,6 +15,11 @@ pub(crate) struct AskMemories {
     pub(crate) every: Duration,
 }
 
+/// Asked of the dispatcher: answered when the next attempt starts. Until then nothing is learned that is worth keeping.
+#[derive(Message, Clone, Copy, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct AwaitAttempt;
+
 /// One account as it is kept: ages and waits, counted from when it was asked for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Memory {

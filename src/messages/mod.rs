@@ -51,7 +51,7 @@ pub use learned::{
 };
 pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
 pub use limit_report::{Dimension, Scope};
-pub(crate) use memories::{AskMemories, Memory, Recollection};
+pub(crate) use memories::{AskMemories, AwaitAttempt, Memory, Recollection};
 pub use outcome::{Answer, AnswerBody, BudgetView, Meta, Outcome, Remaining, Usage};
 pub use price::Price;
 pub(crate) use redact::Redactor;

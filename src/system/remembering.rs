@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use super::root::Shared;
 use crate::clock;
 use crate::jobs::Registry;
-use crate::messages::{AskMemories, Memory, Recollection};
+use crate::messages::{AskMemories, AwaitAttempt, Memory, Recollection};
 use crate::store::{Ms, StoreError};
 use crate::telemetry::events;
 
@@ -32,21 +32,32 @@ struct Kept<'a> {
     learned: &'a RawValue,
 }
 
+/// After so many answers that had nothing new nothing is asked until an attempt starts: more than [`A_FEW`]'s `every`.
+const QUIET_AFTER: u32 = 10;
+
 /// Keeps what is worth it, for as long as it is polled.
 pub(super) async fn remember(shared: Arc<Shared>, registry: Registry) {
     loop {
-        clock::until(clock::now() + ASK_EVERY).await;
-        remember_some(&shared, &registry, A_FEW).await;
+        // Asked for before it is looked: nothing comes in between unheard.
+        let attempt = shared.dispatcher().send(AwaitAttempt);
+        let mut quiet = 0;
+        while quiet < QUIET_AFTER {
+            clock::until(clock::now() + ASK_EVERY).await;
+            let is_new = remember_some(&shared, &registry, A_FEW).await;
+            quiet = if is_new { 0 } else { quiet + 1 };
+        }
+        // A dispatcher that has died meanwhile is news as well.
+        let _ = attempt.await;
     }
 }
 
-/// Keeps what is worth it of some accounts.
-pub(super) async fn remember_some(shared: &Shared, registry: &Registry, ask: AskMemories) {
+/// Keeps what is worth it of some accounts; `false` when there was nothing new.
+pub(super) async fn remember_some(shared: &Shared, registry: &Registry, ask: AskMemories) -> bool {
     let asked = shared.dispatcher().send(ask).await;
     // One that died has left what it learned to the next, which is asked later.
     let memories = asked.unwrap_or_default();
     if memories.is_empty() {
-        return;
+        return false;
     }
     let at = registry.now();
     let kept: Vec<(String, Bytes)> = memories.into_iter().filter_map(|memory| kept(memory, at)).collect();
@@ -56,6 +67,7 @@ pub(super) async fn remember_some(shared: &Shared, registry: &Registry, ask: Ask
     if let Err(error) = written.await {
         events::not_remembered(&error);
     }
+    true
 }
 
 fn kept(Memory { account, learned }: Memory, at: Ms) -> Option<(String, Bytes)> {
