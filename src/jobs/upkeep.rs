@@ -68,7 +68,7 @@ pub(super) async fn expire(registry: &Registry) -> Result<Option<Ms>, StoreError
     registry.store().read(|records| records.next_expiry()).await
 }
 
-/// Forgets what is kept no longer, results by `keep_results_for`.
+/// Forgets what is kept no longer: of jobs, results by `keep_results_for`, and answers for callers' keys.
 pub(super) async fn prune(registry: &Registry, keep_results_for: Duration) -> Result<(), StoreError> {
     let now = registry.now();
     let retention = Retention {
@@ -78,7 +78,10 @@ pub(super) async fn prune(registry: &Registry, keep_results_for: Duration) -> Re
     };
     let mut pruned = 0;
     loop {
-        let bite = registry.store().write(move |changes| changes.prune(&retention, BITE)).await?;
+        let bite = registry
+            .store()
+            .write(move |changes| Ok(changes.prune(&retention, BITE)? + changes.forget_answers(now, BITE)?));
+        let bite = bite.await?;
         pruned += bite;
         if bite == 0 {
             break;

@@ -94,6 +94,7 @@ macro_rules! stored_id {
                 Self(number)
             }
 
+            #[cfg_attr(not(feature = "sqlite"), allow(dead_code))] // for rows
             /// Its number; later ids of one store are greater.
             pub(crate) fn number(self) -> i64 {
                 self.0

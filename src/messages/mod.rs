@@ -13,7 +13,6 @@ mod error;
 mod failure;
 mod headers;
 mod ids;
-#[allow(dead_code)] // until there are files
 mod job;
 mod journal;
 pub(crate) mod json;

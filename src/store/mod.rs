@@ -30,11 +30,11 @@ mod tests;
 #[cfg(feature = "sqlite")]
 mod writer;
 
+use std::fmt;
+
 use batches::{BatchChanges, BatchRecords};
 use files::{FileChanges, FileRecords};
-#[allow(unused_imports)] // until jobs use it
 pub(crate) use handle::Store;
-use std::fmt;
 
 use jobs::{JobChanges, JobRecords};
 #[cfg(feature = "sqlite")]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum OpenError {
     /// This program was built without that kind.
+    #[cfg(not(feature = "sqlite"))]
     NotBuiltIn,
     /// Another process has it open.
     Locked { file: PathBuf, pid: Option<u32> },
@@ -27,6 +28,7 @@ pub(crate) enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            #[cfg(not(feature = "sqlite"))]
             OpenError::NotBuiltIn => {
                 write!(
                     f,

@@ -109,7 +109,6 @@ impl Row {
             due: self.due,
             usage: self.usage,
             cost_usd: self.cost_usd,
-            line: self.line.clone(),
             end,
         }
     }

@@ -58,6 +58,7 @@ impl<K: Ord + Clone, V: Clone> Table<K, V> {
         self.rows.iter()
     }
 
+    #[cfg(test)]
     pub(super) fn last(&self) -> Option<&K> {
         self.rows.last_key_value().map(|(key, _)| key)
     }

@@ -8,16 +8,15 @@ use rusqlite::{Row, params};
 use super::codes::{endpoint_of, id_of, priority_of, status_of, tenant, tenant_of, usage_of};
 use super::jobs::head_of_end;
 use super::{Sealed, Sqlite, limit};
-use crate::messages::{BatchId, JobId, JobStatus};
-use crate::store::jobs::{AttemptRecord, JobEnd, JobFilter, JobRecord, JobRecords, KeptAttempt, Line, QueueDepth};
+use crate::messages::{JobId, JobStatus};
+use crate::store::jobs::{AttemptRecord, JobEnd, JobFilter, JobRecord, JobRecords, KeptAttempt, QueueDepth};
 use crate::store::{Ms, StoreError};
 
 /// The columns of [`record`].
 macro_rules! columns {
     () => {
         "id, tenant, key, endpoint, queue, priority, at_most_once, webhook, status, attempts, created_at, started_at,
-         finished_at, expires_at, due, input_tokens, cached_input_tokens, output_tokens, total_tokens, cost_usd, batch, line,
-         custom_id"
+         finished_at, expires_at, due, input_tokens, cached_input_tokens, output_tokens, total_tokens, cost_usd"
     };
 }
 
@@ -40,14 +39,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<JobRecord> {
         due: row.get("due")?,
         usage: usage_of(row)?,
         cost_usd: row.get("cost_usd")?,
-        line: line(row)?,
         end: None,
     })
-}
-
-fn line(row: &Row<'_>) -> rusqlite::Result<Option<Line>> {
-    let Some(batch) = row.get::<_, Option<i64>>("batch")? else { return Ok(None) };
-    Ok(Some(Line { batch: BatchId::of(batch.max(0)), number: row.get("line")?, custom_id: row.get("custom_id")? }))
 }
 
 impl Sqlite {
