@@ -11,6 +11,7 @@
 //! made (`start`), so that after a crash it is known which calls may have been made. Each change is refused, by an answer that
 //! says so, when the job is no longer the owner's or has ended.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use super::{Ms, Owner, StoreError};
 use crate::messages::{BatchId, Endpoint, JobId, JobStatus, Priority, Usage};
 
 /// A job to be accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct NewJob {
     pub(crate) tenant: Option<Arc<str>>,
     /// The caller's own name for it, unique within the tenant while the job is kept.
@@ -81,7 +82,7 @@ pub(crate) struct Claimed {
 }
 
 /// A job in its owner's hands.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct ClaimedJob {
     pub(crate) id: JobId,
     pub(crate) tenant: Option<Arc<str>>,
@@ -161,7 +162,7 @@ pub(crate) struct Finish {
 }
 
 /// What a job ends with.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq)]
 pub(crate) enum JobEnd {
     /// The upstream's status and body.
     Result { status: u16, body: Bytes },
@@ -191,7 +192,7 @@ pub(crate) enum Cancelled {
 }
 
 /// Everything that is known of a job but its request's body.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct JobRecord {
     pub(crate) id: JobId,
     pub(crate) tenant: Option<Arc<str>>,
@@ -263,6 +264,41 @@ pub(crate) struct Retention {
     pub(crate) results_before: Ms,
     /// The record of attempts before then goes.
     pub(crate) attempts_before: Ms,
+}
+
+/// What callers ask and are answered is private, and so is where they are told of it: neither is shown.
+impl fmt::Debug for NewJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &mut f.debug_struct("NewJob");
+        shown.field("queue", &self.queue).field("key", &self.key).field("priority", &self.priority);
+        shown.field("bytes", &self.body.len()).field("line", &self.line).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClaimedJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &mut f.debug_struct("ClaimedJob");
+        shown.field("id", &self.id).field("attempts", &self.attempts).field("counted", &self.counted);
+        shown.field("due", &self.due).field("bytes", &self.body.len()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for JobRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &mut f.debug_struct("JobRecord");
+        shown.field("id", &self.id).field("status", &self.status).field("attempts", &self.attempts);
+        shown.field("due", &self.due).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for JobEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, status, bytes) = match self {
+            JobEnd::Result { status, body } => ("result", status, body.len()),
+            JobEnd::Error { status, error } => ("error", status, error.len()),
+        };
+        write!(f, "{what} {status} of {bytes} bytes")
+    }
 }
 
 /// Reading jobs.

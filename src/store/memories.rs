@@ -1,11 +1,13 @@
 //! What is remembered beside jobs: what was learned of accounts' limits, and answers kept for callers' idempotency keys.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::{Ms, StoreError};
 
 /// An answer kept for whoever asks again with the same key.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct KeptAnswer {
     pub(crate) tenant: Option<Box<str>>,
     pub(crate) key: Box<str>,
@@ -16,6 +18,13 @@ pub(crate) struct KeptAnswer {
     pub(crate) headers: Bytes,
     pub(crate) body: Bytes,
     pub(crate) expires_at: Ms,
+}
+
+impl fmt::Debug for KeptAnswer {
+    /// Sizes only: answers are private, and so are keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KeptAnswer({} of {} bytes, until {})", self.status, self.body.len(), self.expires_at)
+    }
 }
 
 /// Reading memories.
