@@ -81,11 +81,6 @@ fn unnamed_losses(scenario: &Scenario) -> f64 {
     if names_no_time(scenario) && !scenario.provider.tells() { 3.0 } else { 0.0 }
 }
 
-/// Answers turn out shorter than what the provider reserves for them, which shows in its headers only.
-fn is_reserved(scenario: &Scenario) -> bool {
-    scenario.provider.limits.charge == Charge::Reserved && scenario.work.written < 1.0
-}
-
 fn has_huge(scenario: &Scenario) -> bool {
     scenario.events.iter().any(|(_, event)| matches!(event, Event::Huge(_)))
 }
@@ -187,8 +182,6 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.97),
         // Room for a large call in a sliding window is time in which nobody goes.
         (true, Kind::Sliding) if has_huge(scenario) => Some(0.94),
-        // 96 % are aimed at.
-        (true, Kind::Tens) if is_reserved(scenario) => Some(0.95),
         // Refusals without a time, of a limit without headers: 90 % are aimed at.
         (false, Kind::Tens) if names_no_time(scenario) => Some(0.87),
         (false, Kind::Sliding) => Some(0.90),
@@ -206,8 +199,7 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         let excused = run.jobs.iter().filter(|job| is_doubtful(scenario, job)).count() * 2;
         all.push(most("429s", run.refused(0.0) as f64, excused as f64));
     } else if truth.tells() && is_alone {
-        let refused = if is_reserved(scenario) && kind == Kind::Tens { 0.02 } else { 0.002 };
-        all.push(most("share of attempts refused", run.refused_share(0.0), refused));
+        all.push(most("share of attempts refused", run.refused_share(0.0), 0.002));
     } else if !truth.tells() {
         all.push(most("share of attempts refused after two minutes", run.refused_share(SETTLED_SECONDS), 0.01));
     }

@@ -57,7 +57,7 @@ impl Budget {
         // A count beyond the cap is taken for the cap: nonsense must not close the account for days.
         let most = self.tokens.map_or(u64::MAX, |cap| cap.per_minute.max(input.saturating_add(output)));
         let input_used = used.input.min(most);
-        let cost = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
+        let cost = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used), ..held };
         self.sends.settle(permit.ticket, held, cost);
         self.doubt.settle(permit.ticket, unsure);
     }

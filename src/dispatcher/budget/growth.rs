@@ -156,7 +156,7 @@ mod tests {
                 now = at;
                 continue;
             }
-            sends.push(now, Cost { requests: 1, input: 0, output: 0 });
+            sends.push(now, Cost { requests: 1, ..Cost::default() });
             growth.sent(now, sends);
             let minute = (now - start).as_secs() as usize / 60;
             minutes.resize(minutes.len().max(minute + 1), 0);
@@ -226,7 +226,7 @@ mod tests {
                 now += Duration::from_millis(500);
                 continue;
             }
-            sends.push(now, Cost { requests: 1, input: 0, output: 0 });
+            sends.push(now, Cost { requests: 1, ..Cost::default() });
             sends.forget(now - 2 * MINUTE);
             minutes.push_back((now, had + 1.0));
             last = had + 1.0;

@@ -105,13 +105,14 @@ pub(super) struct Learned {
 impl Learned {
     /// What a call is entered with: one request, and its tokens as they turn out on average.
     pub(super) fn cost(&self, tokens: Tokens) -> Cost {
-        Cost { requests: 1, input: self.input.of(tokens.input), output: self.output.of(tokens.output) }
+        let (input, output) = (self.input.of(tokens.input), self.output.of(tokens.output));
+        Cost { requests: 1, input, output, reserved: tokens.output }
     }
 
     /// What a cap of the user's counts a call with, and how far that may be off. Of what comes out the estimate is all that is
     /// sure: how long answers are depends on what is asked, and may change from one call to the next.
     pub(super) fn capped(&self, tokens: Tokens) -> (Cost, Unsure) {
-        let cost = Cost { requests: 1, input: self.input.of(tokens.input), output: tokens.output };
+        let cost = Cost { requests: 1, input: self.input.of(tokens.input), output: tokens.output, reserved: 0 };
         let most = tokens.input.saturating_sub(cost.input) as f64;
         (cost, Unsure::new(self.input.deviation(tokens.input), most))
     }
@@ -323,7 +324,7 @@ impl Learned {
     pub(super) fn not_admitted(&mut self, entered: &Entered, was_refused: bool) {
         self.answered(entered);
         let requests = u64::from(was_refused && self.tells(Counted::Requests));
-        self.correct(entered, Cost { requests, input: 0, output: 0 });
+        self.correct(entered, Cost { requests, ..Cost::default() });
     }
 
     /// No answer will come to anything that is under way.

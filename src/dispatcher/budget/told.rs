@@ -12,11 +12,13 @@
 //! Responses come late and out of order: the snapshot of a request that was sent earlier says nothing new, and of those
 //! sent within a tenth of a second, which may have overtaken each other on the wire, the lowest is taken for the newest.
 
+mod charge;
 mod memory;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::charge::{Charge, Sums};
 use super::kind::{Kind, VOLLEY};
 use super::margin::Margin;
 use super::sends::{Cost, Counted, ENOUGH, Sends, Ticket};
@@ -49,9 +51,6 @@ const NOISE: f64 = 0.1;
 
 /// The margin is kept for so long behind a snapshot.
 const MARGIN_FOR: Duration = Duration::from_secs(10);
-
-/// Who has used more than this share of a window is its main user.
-const MAIN: f64 = 0.3;
 
 /// Timers are late: so much of a turn that was missed is made up for.
 pub(super) const LATE: Duration = Duration::from_millis(20);
@@ -93,10 +92,7 @@ pub(super) struct Told {
     margin: Margin,
     /// What others of the account use: of a bucket a rate per second, of a window an amount.
     others: f64,
-    /// Of a window: by so much of itself a send is charged more than it is entered with.
-    surcharge: f64,
-    /// The same, as it is seen between snapshots.
-    charge: f64,
+    charge: Charge,
     /// When the next call of low priority has its turn.
     pub(super) turn: Instant,
     /// The last send that was not of low priority.
@@ -128,8 +124,7 @@ impl Told {
             believed: BTreeMap::new(),
             margin: Margin::default(),
             others: 0.0,
-            surcharge: 0.0,
-            charge: 0.0,
+            charge: Charge::default(),
             turn: first.sent,
             high_at: None,
             silent: 0,
@@ -181,10 +176,10 @@ impl Told {
             // What was believed of another kind of limiter is void.
             self.margin = Margin::default();
             self.believed.clear();
-            (self.others, self.surcharge) = (0.0, 0.0);
+            self.others = 0.0;
         }
+        self.see_charge(&old, &new, sends);
         if !self.kind.is_bucket {
-            self.see_charge(&old, &new, sends);
             self.see_others(&new, sends);
         } else if limit == old.limit {
             let dt = seconds(old.sent, new.sent);
@@ -210,22 +205,35 @@ impl Told {
         near.map(|(_, (_, cost))| cost.of(self.counted) as f64).sum()
     }
 
-    /// What of a window's use our log does not explain. Others use it, or the provider charges more than it says in the end:
-    /// where we are the main user, what is under way is taken to be charged so, too.
+    /// What of a window's use our log does not explain is of others.
     fn see_others(&mut self, snapshot: &Snapshot, sends: &Sends) {
         let own = sends.up_to(snapshot.sent - self.kind.period, snapshot.ticket, self.counted) as f64;
         self.others = (snapshot.limit - snapshot.remaining - own).max(0.0);
-        let share = if own > MAIN * snapshot.limit { (self.others / own).min(1.0) } else { 0.0 };
-        self.surcharge = share.max(self.charge);
     }
 
-    /// What a window lost between two snapshots, against what we sent between them. What comes back meanwhile hides some.
+    /// How answers are charged: by what went between two snapshots, and by all that is gone of a window, which what comes
+    /// back meanwhile does not hide. What is charged as it turned out never shows so much gone.
     fn see_charge(&mut self, old: &Snapshot, new: &Snapshot, sends: &Sends) {
-        let own: u64 = sends.each_behind(old.ticket, Some(new.ticket), self.counted).map(|(_, cost)| cost).sum();
-        let lost = old.remaining - new.remaining;
-        if own > 0 && lost > 0.0 && new.limit == old.limit {
-            let more = (lost / own as f64 - 1.0).clamp(-1.0, 1.0);
-            self.charge = (self.charge + 0.1 * (more - self.charge)).max(0.0);
+        let charged = |is_reserved| self.counted.charged(is_reserved);
+        let sums = |sum: &dyn Fn(Counted) -> u64| Sums {
+            used: sum(charged(false)) as f64,
+            reserved: sum(charged(true)) as f64,
+        };
+        let between =
+            sums(&|counted| sends.each_behind(old.ticket, Some(new.ticket), counted).map(|sent| sent.1).sum());
+        let (mut gone, mut all) = (old.remaining - new.remaining, None);
+        if self.kind.is_bucket {
+            gone += self.rate() * seconds(old.sent, new.sent);
+        } else {
+            let own = |counted| sends.up_to(new.sent - self.kind.period, new.ticket, counted);
+            all = sums(&own).is_reserved(new.limit - new.remaining).filter(|is_reserved| *is_reserved);
+        }
+        let sign = all.or_else(|| between.is_reserved(gone).filter(|_| new.limit == old.limit));
+        if let Some(is_reserved) = sign.and_then(|sign| self.charge.hear(sign))
+            && charged(is_reserved) != self.counted
+        {
+            self.counted = charged(is_reserved);
+            self.believed.clear();
         }
     }
 
@@ -267,7 +275,7 @@ impl Told {
         } else {
             // What a snapshot has shown is there whatever the log says: a window may have come back as a whole.
             let drift = self.others / self.kind.period.as_secs_f64() * seconds(self.newest.sent, now);
-            let shown = self.newest.remaining - (1.0 + self.surcharge) * self.behind(now, sends) - drift;
+            let shown = self.newest.remaining - self.behind(now, sends) - drift;
             self.logged(now, sends).max(shown)
         }
     }
@@ -275,9 +283,7 @@ impl Told {
     /// What the log of sends leaves of a window.
     fn logged(&self, now: Instant, sends: &Sends) -> f64 {
         let own = sends.since(now - self.kind.period - GUARD, self.counted) as f64;
-        // Of what is under way, what has left the window has left it with its surcharge.
-        let surcharge = self.surcharge * self.behind(now, sends).min(own);
-        self.newest.limit - self.others_in_window(now) - own - surcharge
+        self.newest.limit - self.others_in_window(now) - own
     }
 
     /// What we have sent that the newest snapshot does not know of.
@@ -336,7 +342,7 @@ impl Told {
         // What is larger than the whole goes when the whole is there: estimates err high.
         // And they are noisy: of a large call more than of a small one.
         let noise = if self.kind.is_bucket || self.counted == Counted::Requests { 0.0 } else { NOISE * cost as f64 };
-        ((1.0 + self.surcharge) * cost as f64 + noise + margin + kept).min(limit)
+        (cost as f64 + noise + margin + kept).min(limit)
     }
 
     /// When a call of `cost` may go, as far as this budget is concerned; `now` when at once. It may turn out later then,
@@ -391,9 +397,7 @@ impl Told {
     /// When so much of a window is back.
     fn back_at(&self, now: Instant, missing: f64, sends: &Sends) -> Instant {
         let span = self.kind.period + GUARD;
-        // What leaves the window may take its surcharge with it.
-        let own = missing / (1.0 + self.surcharge);
-        let own = sends.reached_about(now - span, own, self.counted).map(|at| at + span);
+        let own = sends.reached_about(now - span, missing, self.counted).map(|at| at + span);
         let others = (self.others_in_window(now) > 0.0).then_some(self.newest.sent + span);
         own.into_iter().chain(others).min().unwrap_or(now + span)
     }

@@ -43,7 +43,7 @@ impl Rig {
 
     fn send(&mut self, at: f64, cost: u64, priority: Priority) -> Ticket {
         self.guess.spend(self.at(at), cost, priority, f64::INFINITY);
-        self.sends.push(self.at(at), Cost { requests: cost, input: 0, output: 0 })
+        self.sends.push(self.at(at), Cost { requests: cost, ..Cost::default() })
     }
 
     /// As many of `cost` as may go until `end`: when each went.

@@ -45,7 +45,7 @@ impl Rig {
     fn sends_by(&mut self, priority: Priority, at: f64, cost: u64) -> (Ticket, Instant, Cost) {
         let now = self.at(at);
         self.told.spend(now, cost, priority, f64::INFINITY, &self.sends);
-        let cost = Cost { requests: cost, input: cost, output: 0 };
+        let cost = Cost { requests: cost, input: cost, ..Cost::default() };
         let ticket = self.sends.push(now, cost);
         self.told.sent(now, ticket, &self.sends);
         self.unanswered.insert(ticket, (now, cost));
@@ -175,6 +175,23 @@ fn of_a_window_what_others_have_used_is_gone_for_a_period() {
     assert_near(rig.level(2.0), 399.0 - 200.0 / 60.0 * 1.0 + 0.0_f64.max(200.0 / 60.0));
     assert!(rig.level(40.0) <= 399.0);
     assert_near(rig.level(62.0), 600.0);
+}
+
+#[test]
+fn a_provider_that_keeps_what_it_reserved_for_an_answer_is_counted_so() {
+    for kept in [400.0, 100.0] {
+        let mut rig = Rig::of(false, 10.0, 60_000.0, Counted::Tokens);
+        let short = Cost { requests: 1, input: 100, output: 100, reserved: 400 };
+        for n in 1..=10 {
+            let now = rig.at(0.2 * f64::from(n));
+            let ticket = rig.sends.push(now, short);
+            rig.told.sent(now, ticket, &rig.sends);
+            rig.answer((ticket, now, short), 0.2 * f64::from(n) + 0.1, 60_000.0 - f64::from(n) * (100.0 + kept));
+        }
+        // As if all answers were under way still.
+        (0..10).for_each(|_| drop(rig.sends.push(rig.at(2.2), short)));
+        assert_near(rig.level(2.3), 60_000.0 - 20.0 * (100.0 + kept));
+    }
 }
 
 #[test]
