@@ -33,9 +33,19 @@ pub(super) const GUARD: Duration = Duration::from_millis(120);
 /// A bucket's level is spent by calls of low priority over this part of its period. The rest stays for others.
 const HORIZON: f64 = 1.0 / 3.0;
 
-/// Low priority goes at most so much faster than a bucket fills, and than a window comes back.
+/// Low priority goes at most so much faster than a bucket fills, than a short window comes back, and than one of a minute
+/// does: what that has not used is lost for longer, and less of it is under way when it comes to its end.
 const BUCKET_HASTE: f64 = 1.25;
 const WINDOW_HASTE: f64 = 1.1;
+const MINUTE_HASTE: f64 = 1.5;
+
+/// What is left over of a window is spent over this part of its period; over more of it where others use it, too.
+const SPREAD: f64 = 1.0 / 20.0;
+const SPREAD_OF_OTHERS: f64 = 1.0 / 6.0;
+
+/// So many seconds a call keeps the next one waiting at most, where it took its room from a window. A large one has been
+/// waited for while that gathered; it is not waited for again behind it.
+const LONGEST_TURN: f64 = 3.0;
 
 /// Windows keep this share free for calls that do not wait, for as long after the last of them.
 const CUSHION: f64 = 0.1;
@@ -72,6 +82,15 @@ pub(super) struct Snapshot {
     pub(super) reset: Option<Reset>,
     /// When the response came.
     pub(super) heard: Instant,
+    pub(super) promise: Option<Promise>,
+}
+
+/// A refusal's own word: a call of that `cost` may come again then. It is about that call and says more than when all of a
+/// window is back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promise {
+    pub(super) at: Instant,
+    pub(super) cost: f64,
 }
 
 /// Sends that no response has come to yet.
@@ -373,7 +392,15 @@ impl Told {
             let bare = reaches_at(self.needed(cost, priority, now + CUSHION_FOR, cap, 0.0));
             bare.max(self.newest.heard + MARGIN_FOR)
         });
-        at.min(cushion.unwrap_or(at)).min(stale.unwrap_or(at)).max(turn).max(now + Duration::from_micros(1))
+        let at = at.min(cushion.unwrap_or(at)).min(stale.unwrap_or(at)).max(now + Duration::from_micros(1));
+        at.min(self.promised_at(cost, sends).map_or(at, |promised| promised.max(now))).max(turn)
+    }
+
+    /// When a call of `cost` may go by the word of the last refusal, if nothing has gone since.
+    fn promised_at(&self, cost: u64, sends: &Sends) -> Option<Instant> {
+        let ends_whole = self.kind.ends_whole();
+        let promise = self.newest.promise.filter(|promise| ends_whole && cost as f64 <= promise.cost)?;
+        (self.behind(promise.at, sends) <= 0.0).then_some(promise.at)
     }
 
     /// When a bucket's level reaches what is `needed`, of which so much is `missing` now.
@@ -415,8 +442,9 @@ impl Told {
             // As fast as our own use comes back, and what is left over a part of the period.
             let start = now - self.kind.period;
             let back = sends.between(start - Duration::from_secs(2), start, self.counted) as f64 / 2.0;
-            let part = if self.others > 0.05 * self.newest.limit { 1.0 / 6.0 } else { 1.0 / 20.0 };
-            (back + level / (part * period)).clamp(0.01 * rate, WINDOW_HASTE * rate)
+            let part = if self.others > 0.05 * self.newest.limit { SPREAD_OF_OTHERS } else { SPREAD };
+            let haste = if period < 60.0 { WINDOW_HASTE } else { MINUTE_HASTE };
+            (back.min(rate) + level / (part * period)).clamp(0.01 * rate, haste * rate)
         }
     }
 
@@ -424,7 +452,9 @@ impl Told {
     pub(super) fn spend(&mut self, now: Instant, cost: u64, priority: Priority, cap: f64, sends: &Sends) {
         if priority == Priority::Low {
             let pace = self.pace(now, cap, sends);
-            self.turn = after(self.turn.max(now - LATE), cost as f64 / pace.max(1e-9));
+            let turn =
+                (cost as f64 / pace.max(1e-9)).min(if self.kind.is_bucket { f64::INFINITY } else { LONGEST_TURN });
+            self.turn = after(self.turn.max(now - LATE), turn);
         } else {
             self.high_at = Some(now);
         }
@@ -438,6 +468,11 @@ impl Told {
     pub(super) fn sent(&mut self, now: Instant, ticket: Ticket, sends: &Sends) {
         let level = self.level(now, sends);
         self.believed.insert(ticket, level);
+    }
+
+    /// A send was refused: whoever is next need not wait for the turn that it had.
+    pub(super) fn refused(&mut self, now: Instant) {
+        self.turn = self.turn.min(now);
     }
 
     /// The send of `ticket` has been answered, or never will be.

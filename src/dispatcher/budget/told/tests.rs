@@ -23,7 +23,7 @@ impl Rig {
         let (start, mut sends, unanswered) = (clock::now(), Sends::default(), Unanswered::new());
         // The response that told of it first was to a call that cost next to nothing.
         let ticket = sends.push(start, Cost::default());
-        let first = Snapshot { ticket, sent: start, limit, remaining: limit, reset: None, heard: start };
+        let first = Snapshot { ticket, sent: start, limit, remaining: limit, reset: None, heard: start, promise: None };
         let mut told = Told::new(counted, None, first, &sends, &unanswered);
         told.kind = Kind::proven(is_bucket, s(period), start);
         Self { start, sends, unanswered, told }
@@ -59,7 +59,8 @@ impl Rig {
     /// The response to an attempt comes: so much is left.
     fn answer(&mut self, (ticket, sent, cost): (Ticket, Instant, Cost), at: f64, remaining: f64) {
         let limit = self.told.limit();
-        let new = Snapshot { ticket, sent, limit, remaining, reset: self.told.newest.reset, heard: self.at(at) };
+        let reset = self.told.newest.reset;
+        let new = Snapshot { ticket, sent, limit, remaining, reset, heard: self.at(at), promise: None };
         self.told.hear(new, &self.sends, &self.unanswered);
         self.unanswered.remove(&ticket);
         self.told.answered(ticket, sent, cost);
@@ -261,6 +262,15 @@ fn low_priority_leaves_a_tenth_of_a_window_while_others_come() {
     let mut rig = Rig::new(false);
     rig.sends_by(Priority::Low, 0.0, 1);
     assert!(ready(&rig, 61.0, 600, Priority::Low));
+}
+
+#[test]
+fn behind_a_large_call_that_was_waited_for_nobody_waits_long_again() {
+    let mut rig = Rig::new(false);
+    rig.sends_by(Priority::Low, 0.0, 300);
+    assert_near(rig.ready_at(0.0, 1, Priority::Low), 3.0);
+    rig.told.refused(rig.at(0.5));
+    assert_near(rig.ready_at(0.5, 1, Priority::Low), 0.5);
 }
 
 /// What happens in a schedule: after so many milliseconds a call of such a cost and priority, whose answer says that such a
