@@ -190,7 +190,7 @@ fn a_provider_that_keeps_what_it_reserved_for_an_answer_is_counted_so() {
             rig.answer((ticket, now, short), 0.2 * f64::from(n) + 0.1, 60_000.0 - f64::from(n) * (100.0 + kept));
         }
         // As if all answers were under way still.
-        (0..10).for_each(|_| drop(rig.sends.push(rig.at(2.2), short)));
+        (0..10).for_each(|_| _ = rig.sends.push(rig.at(2.2), short));
         assert_near(rig.level(2.3), 60_000.0 - 20.0 * (100.0 + kept));
     }
 }
