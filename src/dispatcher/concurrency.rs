@@ -140,6 +140,11 @@ impl Concurrency {
         self.is_told = is_told;
     }
 
+    /// A rate keeps calls back.
+    pub(crate) fn kept_by_rate(&mut self, now: Instant) {
+        self.knee.kept_by_rate(now);
+    }
+
     /// How many may be in flight, probes aside: 1 to `most`.
     pub(crate) fn window(&self) -> usize {
         self.limit.min(self.knee.limit()).clamp(1, self.most)

@@ -2,11 +2,11 @@
 //!
 //! With fewer in flight than it can work at, a server's times do not depend on the number. With more, the rest queue: the
 //! times rise in step with the number, and no more is done. So the times of cohorts are compared ([`cohort`]) with the
-//! *floor*, what they are without a queue; a fifth above it is aimed at, where a server is never idle.
+//! *floor*, what they are without a queue; a seventh above it is aimed at, where a server is hardly ever idle.
 //!
 //! Times well above the floor have two explanations, a queue or longer answers, and they are told apart by trying
 //! ([`trial`]): with fewer in flight a queue becomes shorter, and longer answers do not. If the times fell there was a
-//! queue, and the limit goes to where they are a fifth above the floor. If they did not, they are the new floor and the
+//! queue, and the limit goes to where they are a seventh above the floor. If they did not, they are the new floor and the
 //! limit is what it was; that is not tried again so soon. A trial costs throughput, so a level that was calm lately is
 //! gone back to first.
 //!
@@ -30,9 +30,9 @@ const OPEN: usize = 16;
 /// Times so much above the floor are looked into.
 const SLOW: f64 = 1.4;
 /// What is aimed at.
-const AIM: f64 = 1.2;
+const AIM: f64 = 1.15;
 /// Below this there is no queue to speak of, and room for more.
-const CALM: f64 = 1.15;
+const CALM: f64 = 1.1;
 /// The times of shorter answers.
 const SHORT: f64 = 0.8;
 /// A level is long what it is after so many good means.
@@ -52,6 +52,8 @@ const UNSURE_FOR: Duration = Duration::from_secs(180);
 const SURE_FOR: Duration = Duration::from_secs(900);
 /// Where there are not callers enough to fill the window, so many at once are needed for a queue worth looking into.
 const CROWD: f64 = 16.0;
+/// Behind a call that a rate has kept back there is no queue for so long.
+const KEPT_FOR: Duration = Duration::from_secs(10);
 
 /// An attempt's place in its cohort.
 #[derive(Debug)]
@@ -123,6 +125,8 @@ pub(crate) struct Knee {
     no_use: Patience,
     /// How many attempts make a good mean.
     needed: usize,
+    /// When a rate last kept a call back.
+    kept_at: Option<Instant>,
 }
 
 impl Default for Knee {
@@ -145,6 +149,7 @@ impl Default for Knee {
             too_high: Patience::NEW,
             no_use: Patience::NEW,
             needed: FEW,
+            kept_at: None,
         }
     }
 }
@@ -159,6 +164,11 @@ impl Knee {
     /// At most so many at once; `usize::MAX` while no knee has shown.
     pub(crate) fn limit(&self) -> usize {
         self.limit.unwrap_or(usize::MAX)
+    }
+
+    /// A rate keeps calls back, the user's or the provider's: a server that keeps up with it has no queue.
+    pub(crate) fn kept_by_rate(&mut self, now: Instant) {
+        self.kept_at = Some(now);
     }
 
     /// An attempt starts, as one of `load` in a window of `window`; `is_growing`: with every answer.
@@ -243,7 +253,8 @@ impl Knee {
 
     fn watch(&mut self, point: Point, room: usize, now: Instant) {
         self.learn_floor(point);
-        if !point.is_full && point.load < CROWD {
+        let is_kept = self.kept_at.is_some_and(|at| now < at + KEPT_FOR);
+        if !point.is_full && (is_kept || point.load < CROWD) {
             return;
         }
         let is_slow = point.above > SLOW.ln() + point.error;
@@ -333,6 +344,33 @@ impl Knee {
                 self.set_floor(floor, false);
             }
             Verdict::Nothing => self.set_limit(trial.before),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    #[test]
+    fn where_a_rate_keeps_calls_back_slow_answers_are_no_queue() {
+        for is_kept in [false, true] {
+            let (mut now, mut knee) = (clock::now(), Knee::default());
+            let mut answer = |knee: &mut Knee, seconds| {
+                for _ in 0..200 {
+                    if is_kept {
+                        knee.kept_by_rate(now);
+                    }
+                    let mut sample = knee.started(20, 512, false, 0);
+                    now += Duration::from_millis(100);
+                    knee.ended(&mut sample, Seen::Took(Duration::from_secs(seconds)), 512, now);
+                }
+            };
+            answer(&mut knee, 1);
+            assert_eq!(knee.limit(), usize::MAX);
+            answer(&mut knee, 2);
+            assert_eq!(knee.limit() == usize::MAX, is_kept, "{}", knee.limit());
         }
     }
 }

@@ -81,20 +81,6 @@ fn unnamed_losses(scenario: &Scenario) -> f64 {
     if names_no_time(scenario) && !scenario.provider.tells() { 3.0 } else { 0.0 }
 }
 
-/// Answers turn out shorter than what the provider reserves for them, which shows in its headers only.
-fn is_reserved(scenario: &Scenario) -> bool {
-    scenario.provider.limits.charge == Charge::Reserved && scenario.work.written < 1.0
-}
-
-fn has_huge(scenario: &Scenario) -> bool {
-    scenario.events.iter().any(|(_, event)| matches!(event, Event::Huge(_)))
-}
-
-/// A server with so few workers that its times are known from few calls.
-fn is_small(scenario: &Scenario) -> bool {
-    matches!(scenario.provider.service, Service::Queue { slots } if slots < 16)
-}
-
 fn can_ever_fit(scenario: &Scenario, job: &Job) -> bool {
     job.ask.charge(scenario.provider.limits.charge) as f64 <= scenario.provider.most_tokens_at_once()
 }
@@ -121,7 +107,7 @@ pub fn findings(run: &Run) -> Vec<Finding> {
         ]),
         Service::Queue { .. } => all.extend([
             least("slots used", run.slots_used(0.0).unwrap_or(0.0), 0.95),
-            most("mean latency, of that unloaded", run.slowdown(0.0).0, if is_small(scenario) { 1.6 } else { 1.5 }),
+            most("mean latency, of that unloaded", run.slowdown(0.0).0, 1.5),
         ]),
         Service::Endless => limits(run, &mut all),
     }
@@ -185,11 +171,9 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         _ if cap == Cap::Below => Some(0.97),
         (true, Kind::Bucket) if cap == Cap::At => Some(0.97),
         (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.97),
-        // Room for a large call in a sliding window is time in which nobody goes.
-        (true, Kind::Sliding) if has_huge(scenario) => Some(0.94),
-        // 96 % are aimed at.
-        (true, Kind::Tens) if is_reserved(scenario) => Some(0.95),
-        // Refusals without a time, of a limit without headers: 90 % are aimed at.
+        // Refusals without a time, of a limit without headers: 90 % are aimed at. Not out of reach: pauses that grow by half, not
+        // twofold, reach 91 to 93 %, but then a minute's wall is run into too often; and of two refusals it is sometimes the
+        // requests that are taken for what is limited, which holds the tokens below their limit for minutes.
         (false, Kind::Tens) if names_no_time(scenario) => Some(0.87),
         (false, Kind::Sliding) => Some(0.90),
         (false, Kind::Tens) => Some(0.90),
@@ -206,8 +190,7 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         let excused = run.jobs.iter().filter(|job| is_doubtful(scenario, job)).count() * 2;
         all.push(most("429s", run.refused(0.0) as f64, excused as f64));
     } else if truth.tells() && is_alone {
-        let refused = if is_reserved(scenario) && kind == Kind::Tens { 0.02 } else { 0.002 };
-        all.push(most("share of attempts refused", run.refused_share(0.0), refused));
+        all.push(most("share of attempts refused", run.refused_share(0.0), 0.002));
     } else if !truth.tells() {
         all.push(most("share of attempts refused after two minutes", run.refused_share(SETTLED_SECONDS), 0.01));
     }

@@ -71,7 +71,7 @@ mod tests {
     }
 
     fn tokens(input: u64) -> Cost {
-        Cost { requests: 1, input, output: 0 }
+        Cost { requests: 1, input, ..Cost::default() }
     }
 
     #[test]

@@ -27,7 +27,7 @@ impl Budget {
     pub(crate) fn hear(&mut self, permit: &mut Permit, limits: &LimitReport, now: Instant) {
         self.reported.note(limits, permit.entered.at, now);
         let learned = self.group(permit.group, now);
-        learned.hear(&permit.entered, limits, now);
+        learned.hear(&permit.entered, limits, None, now);
         learned.day.take_if(|day| day.until <= permit.entered.at);
         let is_told = learned.is_told();
         let took = (!is_told).then(|| now.saturating_duration_since(permit.entered.at));
@@ -64,7 +64,7 @@ impl Budget {
         // A count beyond the cap is taken for the cap: nonsense must not close the account for days.
         let most = self.tokens.map_or(u64::MAX, |cap| cap.per_minute.max(input.saturating_add(output)));
         let input_used = used.input.min(most);
-        let cost = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used) };
+        let cost = Cost { requests: 1, input: input_used, output: used.output.min(most - input_used), ..held };
         self.sends.settle(permit.ticket, held, cost);
         self.doubt.settle(permit.ticket, unsure);
     }
@@ -78,43 +78,42 @@ impl Budget {
     pub(crate) fn failed(&mut self, mut permit: Permit, failure: &Failure, now: Instant) -> Option<Kept> {
         self.reported.note(&failure.limits, permit.entered.at, now);
         let named = named_wait(failure).filter(|_| failure.kind != FailureKind::OutOfQuota);
-        let entered = permit.entered;
+        let (entered, is_rate) = (permit.entered, failure.kind == FailureKind::RateLimited);
         self.settle_cap(&permit, None);
         let learned = self.group(permit.group, now);
         // A day's quota is not one of those that are counted down: it is used up, and that is all.
         if failure.answer.is_some() && failure.pushback != Some(Pushback::DailyQuota) {
-            learned.hear(&entered, &failure.limits, now);
+            learned.hear(&entered, &failure.limits, named.filter(|_| is_rate), now);
         }
-        let is_rate = failure.kind == FailureKind::RateLimited;
         let end = match (failure.kind, failure.pushback) {
             (FailureKind::Unreachable | FailureKind::Cut, _) => {
-                learned.not_admitted(&entered, false);
+                learned.not_admitted(&entered, false, now);
                 End::Lost
             }
             (FailureKind::Untranslatable, _) => {
-                learned.not_admitted(&entered, false);
+                learned.not_admitted(&entered, false, now);
                 End::Unrelated
             }
             (_, Some(Pushback::Overload)) => {
-                learned.not_admitted(&entered, true);
+                learned.not_admitted(&entered, true, now);
                 End::Overloaded
             }
             (_, Some(Pushback::SlowDown)) => {
-                learned.not_admitted(&entered, true);
+                learned.not_admitted(&entered, true, now);
                 learned.slow_down(&entered, now);
                 End::Unrelated
             }
             (_, Some(Pushback::NeverFits)) => {
-                learned.not_admitted(&entered, true);
+                learned.not_admitted(&entered, true, now);
                 learned.too_large(&entered, &failure.limits, now);
                 End::Unrelated
             }
             (_, Some(Pushback::NoMoney | Pushback::DailyQuota)) => {
-                learned.not_admitted(&entered, true);
+                learned.not_admitted(&entered, true, now);
                 End::Unrelated
             }
             (FailureKind::RateLimited, Some(Pushback::Rate)) => {
-                learned.not_admitted(&entered, true);
+                learned.not_admitted(&entered, true, now);
                 let says_left = failure.limits.budgets.iter().any(|reading| reading.remaining.is_some());
                 match named {
                     None if !says_left => {

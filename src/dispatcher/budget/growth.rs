@@ -8,9 +8,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::cap;
 use super::memory::{ago, sane};
 use super::sends::{Counted, ENOUGH, Sends};
-use super::told::GUARD;
 use super::wait::Wait;
 use crate::clock::Instant;
 use crate::messages::GrowthBudget;
@@ -107,7 +107,8 @@ impl Growth {
 
     /// When one more call may go; `now` when at once. It may turn out later then, never sooner.
     pub(super) fn ready_at(&self, now: Instant, sends: &Sends) -> Instant {
-        let span = MINUTE + GUARD;
+        // A refusal slows its growth for good, so that it is as careful as a cap.
+        let span = cap::MINUTE;
         let own = sends.since(now - span, Counted::Requests) as f64;
         let excess = own + 1.0 - self.most(now);
         if excess <= ENOUGH {
@@ -156,7 +157,7 @@ mod tests {
                 now = at;
                 continue;
             }
-            sends.push(now, Cost { requests: 1, input: 0, output: 0 });
+            sends.push(now, Cost { requests: 1, ..Cost::default() });
             growth.sent(now, sends);
             let minute = (now - start).as_secs() as usize / 60;
             minutes.resize(minutes.len().max(minute + 1), 0);
@@ -226,7 +227,7 @@ mod tests {
                 now += Duration::from_millis(500);
                 continue;
             }
-            sends.push(now, Cost { requests: 1, input: 0, output: 0 });
+            sends.push(now, Cost { requests: 1, ..Cost::default() });
             sends.forget(now - 2 * MINUTE);
             minutes.push_back((now, had + 1.0));
             last = had + 1.0;

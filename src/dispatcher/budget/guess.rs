@@ -78,6 +78,8 @@ const WIRE: Duration = Duration::from_millis(100);
 
 /// Low priority goes at most so much faster than the limit: what was missed is made up for.
 const HASTE: f64 = 1.1;
+/// The same where it is the user's cap that stands for the limit: it is sure.
+const HASTE_OF_CAP: f64 = 1.5;
 
 impl Guess {
     /// The usual way back to a refusal's limit.
@@ -188,7 +190,8 @@ impl Guess {
     /// A call of `cost` goes now.
     pub(super) fn spend(&mut self, now: Instant, cost: u64, priority: Priority, cap: f64) {
         if priority == Priority::Low || self.was_refused() {
-            let pace = (HASTE * self.limit(now) / MINUTE).min(HASTE * cap).max(1e-9);
+            let haste = if self.was_refused() { HASTE } else { HASTE_OF_CAP };
+            let pace = (haste * self.limit(now) / MINUTE).min(haste * cap).max(1e-9);
             self.turn = after(self.turn.max(now - LATE), cost as f64 / pace);
         }
     }

@@ -21,9 +21,9 @@ use super::doubt::Unsure;
 use super::growth::Growth;
 use super::guess::Guess;
 use super::sends::{Cost, Counted, Sends, Ticket};
-use super::told::{Snapshot, Told, Unanswered};
+use super::told::{Promise, Snapshot, Told, Unanswered};
 use super::wait::Wait;
-use crate::clock::Instant;
+use crate::clock::{self, Instant};
 use crate::messages::{BudgetReading, Dimension, LimitReport, Priority, Scope, Tokens};
 
 /// The most budgets believed of one group: providers have four or five, and what names more of them is hostile.
@@ -105,13 +105,14 @@ pub(super) struct Learned {
 impl Learned {
     /// What a call is entered with: one request, and its tokens as they turn out on average.
     pub(super) fn cost(&self, tokens: Tokens) -> Cost {
-        Cost { requests: 1, input: self.input.of(tokens.input), output: self.output.of(tokens.output) }
+        let (input, output) = (self.input.of(tokens.input), self.output.of(tokens.output));
+        Cost { requests: 1, input, output, reserved: tokens.output }
     }
 
     /// What a cap of the user's counts a call with, and how far that may be off. Of what comes out the estimate is all that is
     /// sure: how long answers are depends on what is asked, and may change from one call to the next.
     pub(super) fn capped(&self, tokens: Tokens) -> (Cost, Unsure) {
-        let cost = Cost { requests: 1, input: self.input.of(tokens.input), output: tokens.output };
+        let cost = Cost { requests: 1, input: self.input.of(tokens.input), output: tokens.output, reserved: 0 };
         let most = tokens.input.saturating_sub(cost.input) as f64;
         (cost, Unsure::new(self.input.deviation(tokens.input), most))
     }
@@ -247,11 +248,11 @@ impl Learned {
         }
     }
 
-    /// A response to an attempt has come, and says this of the limits.
-    pub(super) fn hear(&mut self, entered: &Entered, report: &LimitReport, now: Instant) {
+    /// A response to an attempt has come, and says this of the limits; a refusal may say when to come `again`.
+    pub(super) fn hear(&mut self, entered: &Entered, report: &LimitReport, again: Option<Duration>, now: Instant) {
         self.told.iter_mut().for_each(|(_, told)| told.silent += 1);
         for reading in &report.budgets {
-            self.hear_one(entered, reading, now);
+            self.hear_one(entered, reading, again, now);
         }
         // Only now: what was believed at its send is compared with what has just been told.
         self.answered(entered);
@@ -266,7 +267,7 @@ impl Learned {
         }
     }
 
-    fn hear_one(&mut self, entered: &Entered, reading: &BudgetReading, now: Instant) {
+    fn hear_one(&mut self, entered: &Entered, reading: &BudgetReading, again: Option<Duration>, now: Instant) {
         let (name, counted) = (Name::of(reading), counted(reading.dimension));
         self.too_large.take_if(|large| large.name == name && reading.limit.is_some_and(|limit| limit > large.limit));
         let (Some(limit), Some(remaining)) = (reading.limit, reading.remaining) else { return };
@@ -277,6 +278,7 @@ impl Learned {
             remaining: remaining as f64,
             reset: reading.reset,
             heard: now,
+            promise: again.map(|again| Promise { at: clock::after(now, again), cost: entered.cost.of(counted) as f64 }),
         };
         if let Some((_, told)) = self.told.iter_mut().find(|(known, _)| *known == name) {
             told.hear(snapshot, &self.sends, &self.unanswered);
@@ -320,10 +322,13 @@ impl Learned {
 
     /// An attempt was refused, or cut before the provider could count it: it used no tokens. A refused request counts where
     /// the provider's own word says what is left.
-    pub(super) fn not_admitted(&mut self, entered: &Entered, was_refused: bool) {
+    pub(super) fn not_admitted(&mut self, entered: &Entered, was_refused: bool, now: Instant) {
         self.answered(entered);
+        if was_refused {
+            self.told.iter_mut().for_each(|(_, told)| told.refused(now));
+        }
         let requests = u64::from(was_refused && self.tells(Counted::Requests));
-        self.correct(entered, Cost { requests, input: 0, output: 0 });
+        self.correct(entered, Cost { requests, ..Cost::default() });
     }
 
     /// No answer will come to anything that is under way.

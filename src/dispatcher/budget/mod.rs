@@ -226,12 +226,21 @@ impl Budget {
         if let (at, Some(why)) = learned.ready_at(now, ask.tokens, ask.priority, caps) {
             later(at, why);
         }
+        let is_kept = last.1.is_some();
+        let mut later = |at: Instant, why: Wait| {
+            if at > last.0 {
+                last = (at, Some(why));
+            }
+        };
         if let Some(until) = self.refusals.scouted_until() {
             later(until, Wait::Ramp);
         }
         self.ramp.take_if(|ramp| ramp.is_over(now));
         if let Some(ramp) = &mut self.ramp {
             later(ramp.ready_at(now), Wait::Ramp);
+        }
+        if is_kept {
+            self.concurrency.kept_by_rate(now);
         }
         let room = self.concurrency.ready(now, self.in_flight.get());
         if let Room::At(at) = room {

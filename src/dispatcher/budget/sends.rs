@@ -28,6 +28,8 @@ pub(crate) struct Cost {
     pub(crate) requests: u64,
     pub(crate) input: u64,
     pub(crate) output: u64,
+    /// The output as it was allowed to become, however long it turns out: what some providers charge.
+    pub(crate) reserved: u64,
 }
 
 /// What a budget counts of a [`Cost`].
@@ -38,6 +40,9 @@ pub(crate) enum Counted {
     Tokens,
     Input,
     Output,
+    /// Tokens in and out together, and tokens out, of a provider that charges what it has reserved for the answer.
+    TokensReserved,
+    OutputReserved,
 }
 
 impl Cost {
@@ -45,8 +50,8 @@ impl Cost {
         counted.columns().iter().map(|column| self.columns()[*column]).fold(0, u64::saturating_add)
     }
 
-    fn columns(self) -> [u64; 3] {
-        [self.requests, self.input, self.output]
+    fn columns(self) -> [u64; 4] {
+        [self.requests, self.input, self.output, self.reserved]
     }
 }
 
@@ -65,9 +70,18 @@ impl Counted {
     pub(crate) fn dimension(self) -> Dimension {
         match self {
             Counted::Requests => Dimension::Requests,
-            Counted::Tokens => Dimension::Tokens,
+            Counted::Tokens | Counted::TokensReserved => Dimension::Tokens,
             Counted::Input => Dimension::InputTokens,
-            Counted::Output => Dimension::OutputTokens,
+            Counted::Output | Counted::OutputReserved => Dimension::OutputTokens,
+        }
+    }
+
+    /// The same of a provider that charges answers as they were reserved, or as they turn out.
+    pub(crate) fn charged(self, is_reserved: bool) -> Self {
+        match (self, is_reserved) {
+            (Counted::Tokens | Counted::TokensReserved, true) => Counted::TokensReserved,
+            (Counted::Output | Counted::OutputReserved, true) => Counted::OutputReserved,
+            _ => Counted::from(self.dimension()),
         }
     }
 
@@ -78,6 +92,8 @@ impl Counted {
             Counted::Tokens => &[1, 2],
             Counted::Input => &[1],
             Counted::Output => &[2],
+            Counted::TokensReserved => &[1, 3],
+            Counted::OutputReserved => &[3],
         }
     }
 }
@@ -164,7 +180,7 @@ pub(crate) struct Sends {
     /// Entries at the front of `sums` that have left the log.
     gone: usize,
     /// A row for each column of [`Cost`].
-    sums: [Sums; 3],
+    sums: [Sums; 4],
 }
 
 /// What is missing by less is there: sums of fractions are not exact. It must be the same for every amount, or a time that
@@ -199,7 +215,7 @@ impl Sends {
     fn rebuild(&mut self) {
         self.gone = 0;
         let row = |column: usize| Sums::of(self.log.iter().map(|sent| sent.cost.columns()[column]));
-        self.sums = [row(0), row(1), row(2)];
+        self.sums = [row(0), row(1), row(2), row(3)];
     }
 
     fn sum(&mut self, place: usize, cost: Cost, sign: i64) {
@@ -223,6 +239,7 @@ impl Sends {
             requests: change(entry.requests, cost.requests),
             input: change(entry.input, cost.input),
             output: change(entry.output, cost.output),
+            reserved: change(entry.reserved, cost.reserved),
         };
         let old = std::mem::replace(entry, new);
         self.sum(self.gone + index, old, -1);
@@ -333,7 +350,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn cost(requests: u64, input: u64, output: u64) -> Cost {
-        Cost { requests, input, output }
+        Cost { requests, input, output, reserved: output + 7 * requests }
     }
 
     #[test]
@@ -397,7 +414,7 @@ mod tests {
                     }
                 }
                 let after = start + (now - start) * u32::try_from(n).unwrap() / 40;
-                for counted in [Counted::Requests, Counted::Tokens, Counted::Input, Counted::Output] {
+                for counted in [Counted::Requests, Counted::Tokens, Counted::Input, Counted::OutputReserved] {
                     let sum = |keeps: &dyn Fn(&(Instant, Cost, Ticket)) -> bool| -> u64 {
                         list.iter().filter(|sent| keeps(sent)).map(|sent| sent.1.of(counted)).sum()
                     };

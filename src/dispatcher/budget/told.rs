@@ -12,11 +12,13 @@
 //! Responses come late and out of order: the snapshot of a request that was sent earlier says nothing new, and of those
 //! sent within a tenth of a second, which may have overtaken each other on the wire, the lowest is taken for the newest.
 
+mod charge;
 mod memory;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use self::charge::{Charge, Sums};
 use super::kind::{Kind, VOLLEY};
 use super::margin::Margin;
 use super::sends::{Cost, Counted, ENOUGH, Sends, Ticket};
@@ -31,9 +33,19 @@ pub(super) const GUARD: Duration = Duration::from_millis(120);
 /// A bucket's level is spent by calls of low priority over this part of its period. The rest stays for others.
 const HORIZON: f64 = 1.0 / 3.0;
 
-/// Low priority goes at most so much faster than a bucket fills, and than a window comes back.
+/// Low priority goes at most so much faster than a bucket fills, than a short window comes back, and than one of a minute
+/// does: what that has not used is lost for longer, and less of it is under way when it comes to its end.
 const BUCKET_HASTE: f64 = 1.25;
 const WINDOW_HASTE: f64 = 1.1;
+const MINUTE_HASTE: f64 = 1.5;
+
+/// What is left over of a window is spent over this part of its period; over more of it where others use it, too.
+const SPREAD: f64 = 1.0 / 20.0;
+const SPREAD_OF_OTHERS: f64 = 1.0 / 6.0;
+
+/// So many seconds a call keeps the next one waiting at most, where it took its room from a window. A large one has been
+/// waited for while that gathered; it is not waited for again behind it.
+const LONGEST_TURN: f64 = 3.0;
 
 /// Windows keep this share free for calls that do not wait, for as long after the last of them.
 const CUSHION: f64 = 0.1;
@@ -49,9 +61,6 @@ const NOISE: f64 = 0.1;
 
 /// The margin is kept for so long behind a snapshot.
 const MARGIN_FOR: Duration = Duration::from_secs(10);
-
-/// Who has used more than this share of a window is its main user.
-const MAIN: f64 = 0.3;
 
 /// Timers are late: so much of a turn that was missed is made up for.
 pub(super) const LATE: Duration = Duration::from_millis(20);
@@ -73,6 +82,15 @@ pub(super) struct Snapshot {
     pub(super) reset: Option<Reset>,
     /// When the response came.
     pub(super) heard: Instant,
+    pub(super) promise: Option<Promise>,
+}
+
+/// A refusal's own word: a call of that `cost` may come again then. It is about that call and says more than when all of a
+/// window is back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promise {
+    pub(super) at: Instant,
+    pub(super) cost: f64,
 }
 
 /// Sends that no response has come to yet.
@@ -93,10 +111,7 @@ pub(super) struct Told {
     margin: Margin,
     /// What others of the account use: of a bucket a rate per second, of a window an amount.
     others: f64,
-    /// Of a window: by so much of itself a send is charged more than it is entered with.
-    surcharge: f64,
-    /// The same, as it is seen between snapshots.
-    charge: f64,
+    charge: Charge,
     /// When the next call of low priority has its turn.
     pub(super) turn: Instant,
     /// The last send that was not of low priority.
@@ -128,8 +143,7 @@ impl Told {
             believed: BTreeMap::new(),
             margin: Margin::default(),
             others: 0.0,
-            surcharge: 0.0,
-            charge: 0.0,
+            charge: Charge::default(),
             turn: first.sent,
             high_at: None,
             silent: 0,
@@ -181,10 +195,10 @@ impl Told {
             // What was believed of another kind of limiter is void.
             self.margin = Margin::default();
             self.believed.clear();
-            (self.others, self.surcharge) = (0.0, 0.0);
+            self.others = 0.0;
         }
+        self.see_charge(&old, &new, sends);
         if !self.kind.is_bucket {
-            self.see_charge(&old, &new, sends);
             self.see_others(&new, sends);
         } else if limit == old.limit {
             let dt = seconds(old.sent, new.sent);
@@ -210,22 +224,35 @@ impl Told {
         near.map(|(_, (_, cost))| cost.of(self.counted) as f64).sum()
     }
 
-    /// What of a window's use our log does not explain. Others use it, or the provider charges more than it says in the end:
-    /// where we are the main user, what is under way is taken to be charged so, too.
+    /// What of a window's use our log does not explain is of others.
     fn see_others(&mut self, snapshot: &Snapshot, sends: &Sends) {
         let own = sends.up_to(snapshot.sent - self.kind.period, snapshot.ticket, self.counted) as f64;
         self.others = (snapshot.limit - snapshot.remaining - own).max(0.0);
-        let share = if own > MAIN * snapshot.limit { (self.others / own).min(1.0) } else { 0.0 };
-        self.surcharge = share.max(self.charge);
     }
 
-    /// What a window lost between two snapshots, against what we sent between them. What comes back meanwhile hides some.
+    /// How answers are charged: by what went between two snapshots, and by all that is gone of a window, which what comes
+    /// back meanwhile does not hide. What is charged as it turned out never shows so much gone.
     fn see_charge(&mut self, old: &Snapshot, new: &Snapshot, sends: &Sends) {
-        let own: u64 = sends.each_behind(old.ticket, Some(new.ticket), self.counted).map(|(_, cost)| cost).sum();
-        let lost = old.remaining - new.remaining;
-        if own > 0 && lost > 0.0 && new.limit == old.limit {
-            let more = (lost / own as f64 - 1.0).clamp(-1.0, 1.0);
-            self.charge = (self.charge + 0.1 * (more - self.charge)).max(0.0);
+        let charged = |is_reserved| self.counted.charged(is_reserved);
+        let sums = |sum: &dyn Fn(Counted) -> u64| Sums {
+            used: sum(charged(false)) as f64,
+            reserved: sum(charged(true)) as f64,
+        };
+        let between =
+            sums(&|counted| sends.each_behind(old.ticket, Some(new.ticket), counted).map(|sent| sent.1).sum());
+        let (mut gone, mut all) = (old.remaining - new.remaining, None);
+        if self.kind.is_bucket {
+            gone += self.rate() * seconds(old.sent, new.sent);
+        } else {
+            let own = |counted| sends.up_to(new.sent - self.kind.period, new.ticket, counted);
+            all = sums(&own).is_reserved(new.limit - new.remaining).filter(|is_reserved| *is_reserved);
+        }
+        let sign = all.or_else(|| between.is_reserved(gone).filter(|_| new.limit == old.limit));
+        if let Some(is_reserved) = sign.and_then(|sign| self.charge.hear(sign))
+            && charged(is_reserved) != self.counted
+        {
+            self.counted = charged(is_reserved);
+            self.believed.clear();
         }
     }
 
@@ -267,7 +294,7 @@ impl Told {
         } else {
             // What a snapshot has shown is there whatever the log says: a window may have come back as a whole.
             let drift = self.others / self.kind.period.as_secs_f64() * seconds(self.newest.sent, now);
-            let shown = self.newest.remaining - (1.0 + self.surcharge) * self.behind(now, sends) - drift;
+            let shown = self.newest.remaining - self.behind(now, sends) - drift;
             self.logged(now, sends).max(shown)
         }
     }
@@ -275,9 +302,7 @@ impl Told {
     /// What the log of sends leaves of a window.
     fn logged(&self, now: Instant, sends: &Sends) -> f64 {
         let own = sends.since(now - self.kind.period - GUARD, self.counted) as f64;
-        // Of what is under way, what has left the window has left it with its surcharge.
-        let surcharge = self.surcharge * self.behind(now, sends).min(own);
-        self.newest.limit - self.others_in_window(now) - own - surcharge
+        self.newest.limit - self.others_in_window(now) - own
     }
 
     /// What we have sent that the newest snapshot does not know of.
@@ -336,7 +361,7 @@ impl Told {
         // What is larger than the whole goes when the whole is there: estimates err high.
         // And they are noisy: of a large call more than of a small one.
         let noise = if self.kind.is_bucket || self.counted == Counted::Requests { 0.0 } else { NOISE * cost as f64 };
-        ((1.0 + self.surcharge) * cost as f64 + noise + margin + kept).min(limit)
+        (cost as f64 + noise + margin + kept).min(limit)
     }
 
     /// When a call of `cost` may go, as far as this budget is concerned; `now` when at once. It may turn out later then,
@@ -367,7 +392,15 @@ impl Told {
             let bare = reaches_at(self.needed(cost, priority, now + CUSHION_FOR, cap, 0.0));
             bare.max(self.newest.heard + MARGIN_FOR)
         });
-        at.min(cushion.unwrap_or(at)).min(stale.unwrap_or(at)).max(turn).max(now + Duration::from_micros(1))
+        let at = at.min(cushion.unwrap_or(at)).min(stale.unwrap_or(at)).max(now + Duration::from_micros(1));
+        at.min(self.promised_at(cost, sends).map_or(at, |promised| promised.max(now))).max(turn)
+    }
+
+    /// When a call of `cost` may go by the word of the last refusal, if nothing has gone since.
+    fn promised_at(&self, cost: u64, sends: &Sends) -> Option<Instant> {
+        let ends_whole = self.kind.ends_whole();
+        let promise = self.newest.promise.filter(|promise| ends_whole && cost as f64 <= promise.cost)?;
+        (self.behind(promise.at, sends) <= 0.0).then_some(promise.at)
     }
 
     /// When a bucket's level reaches what is `needed`, of which so much is `missing` now.
@@ -391,9 +424,7 @@ impl Told {
     /// When so much of a window is back.
     fn back_at(&self, now: Instant, missing: f64, sends: &Sends) -> Instant {
         let span = self.kind.period + GUARD;
-        // What leaves the window may take its surcharge with it.
-        let own = missing / (1.0 + self.surcharge);
-        let own = sends.reached_about(now - span, own, self.counted).map(|at| at + span);
+        let own = sends.reached_about(now - span, missing, self.counted).map(|at| at + span);
         let others = (self.others_in_window(now) > 0.0).then_some(self.newest.sent + span);
         own.into_iter().chain(others).min().unwrap_or(now + span)
     }
@@ -411,8 +442,9 @@ impl Told {
             // As fast as our own use comes back, and what is left over a part of the period.
             let start = now - self.kind.period;
             let back = sends.between(start - Duration::from_secs(2), start, self.counted) as f64 / 2.0;
-            let part = if self.others > 0.05 * self.newest.limit { 1.0 / 6.0 } else { 1.0 / 20.0 };
-            (back + level / (part * period)).clamp(0.01 * rate, WINDOW_HASTE * rate)
+            let part = if self.others > 0.05 * self.newest.limit { SPREAD_OF_OTHERS } else { SPREAD };
+            let haste = if period < 60.0 { WINDOW_HASTE } else { MINUTE_HASTE };
+            (back.min(rate) + level / (part * period)).clamp(0.01 * rate, haste * rate)
         }
     }
 
@@ -420,7 +452,9 @@ impl Told {
     pub(super) fn spend(&mut self, now: Instant, cost: u64, priority: Priority, cap: f64, sends: &Sends) {
         if priority == Priority::Low {
             let pace = self.pace(now, cap, sends);
-            self.turn = after(self.turn.max(now - LATE), cost as f64 / pace.max(1e-9));
+            let turn =
+                (cost as f64 / pace.max(1e-9)).min(if self.kind.is_bucket { f64::INFINITY } else { LONGEST_TURN });
+            self.turn = after(self.turn.max(now - LATE), turn);
         } else {
             self.high_at = Some(now);
         }
@@ -434,6 +468,11 @@ impl Told {
     pub(super) fn sent(&mut self, now: Instant, ticket: Ticket, sends: &Sends) {
         let level = self.level(now, sends);
         self.believed.insert(ticket, level);
+    }
+
+    /// A send was refused: whoever is next need not wait for the turn that it had.
+    pub(super) fn refused(&mut self, now: Instant) {
+        self.turn = self.turn.min(now);
     }
 
     /// The send of `ticket` has been answered, or never will be.

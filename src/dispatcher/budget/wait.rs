@@ -86,9 +86,9 @@ impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Counted::Requests => "requests",
-            Counted::Tokens => "tokens",
+            Counted::Tokens | Counted::TokensReserved => "tokens",
             Counted::Input => "input tokens",
-            Counted::Output => "output tokens",
+            Counted::Output | Counted::OutputReserved => "output tokens",
         })
     }
 }

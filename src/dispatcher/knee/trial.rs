@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn times_that_do_not_fall_with_the_load_are_the_floor_and_no_queue() {
         let trial = Trial::down(point(40.0, 2.0), Some(40));
-        assert_eq!(trial.limit(), 24);
+        assert_eq!(trial.limit(), 23);
         let Verdict::NoQueue { floor } = trial.judge(point(24.0, 2.0), 50, false) else { panic!("no queue") };
         assert!((floor.above - 2.0_f64.ln()).abs() < 1e-9);
         assert_eq!((floor.load, trial.before), (40.0, Some(40)));

@@ -43,7 +43,7 @@ impl Rig {
 
     fn send(&mut self, at: f64, cost: u64, priority: Priority) -> Ticket {
         self.guess.spend(self.at(at), cost, priority, f64::INFINITY);
-        self.sends.push(self.at(at), Cost { requests: cost, input: 0, output: 0 })
+        self.sends.push(self.at(at), Cost { requests: cost, ..Cost::default() })
     }
 
     /// As many of `cost` as may go until `end`: when each went.
@@ -193,7 +193,7 @@ fn a_hidden_limit_is_taken_for_one_of_a_second_where_ten_had_room() {
 fn low_priority_comes_evenly_and_as_fast_as_the_limit() {
     let mut rig = Rig::unrefused(600.0);
     let times = rig.fill(1, Priority::Low, 29.9);
-    assert!(most_within(&times, 1.0) <= 12, "{}", most_within(&times, 1.0));
+    assert!(most_within(&times, 1.0) <= 16, "{}", most_within(&times, 1.0));
     assert!(times.len() >= 295, "{}", times.len());
 }
 

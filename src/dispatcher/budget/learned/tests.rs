@@ -45,12 +45,12 @@ impl Rig {
     }
 
     fn hear(&mut self, at: f64, entered: &Entered, report: &LimitReport) {
-        self.learned.hear(entered, report, self.at(at));
+        self.learned.hear(entered, report, None, self.at(at));
     }
 
     fn refuse(&mut self, at: f64, entered: &Entered, report: &LimitReport, told: Option<f64>) {
-        self.learned.hear(entered, report, self.at(at));
-        self.learned.not_admitted(entered, true);
+        self.learned.hear(entered, report, None, self.at(at));
+        self.learned.not_admitted(entered, true, self.at(at));
         self.learned.refused(entered, report, told.map(s), self.at(at));
     }
 
@@ -299,7 +299,7 @@ fn a_refused_call_costs_no_tokens_and_a_request_only_where_requests_are_told_of(
         let call = rig.send(0.0, 100);
         rig.hear(0.1, &call, &if is_told { requests(500) } else { LimitReport::default() });
         let call = rig.send(1.0, 100);
-        rig.learned.not_admitted(&call, true);
+        rig.learned.not_admitted(&call, true, rig.at(1.1));
         let since = |counted| rig.learned.sends.since(rig.at(0.5), counted);
         assert_eq!((since(Counted::Requests), since(Counted::Tokens)), (u64::from(is_told), 0));
     }

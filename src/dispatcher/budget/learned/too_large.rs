@@ -34,7 +34,7 @@ pub(super) struct TooLarge {
 
 /// What a call was estimated to need, uncorrected: one that comes again is as large as it was.
 fn estimated(tokens: Tokens, dimension: Dimension) -> u64 {
-    Cost { requests: 1, input: tokens.input, output: tokens.output }.of(counted(dimension))
+    Cost { requests: 1, input: tokens.input, output: tokens.output, reserved: 0 }.of(counted(dimension))
 }
 
 impl Learned {

@@ -18,12 +18,14 @@ pub(crate) struct Past {
     requests: u64,
     input: u64,
     output: u64,
+    #[serde(default)]
+    reserved: u64,
 }
 
 #[cfg(test)]
 impl Past {
     pub(crate) fn new(s_ago: f64, requests: u64, input: u64) -> Self {
-        Self { s_ago, requests, input, output: 0 }
+        Self { s_ago, requests, input, output: 0, reserved: 0 }
     }
 }
 
@@ -45,10 +47,12 @@ impl Sends {
                     part.requests = part.requests.saturating_add(cost.requests);
                     part.input = part.input.saturating_add(cost.input);
                     part.output = part.output.saturating_add(cost.output);
+                    part.reserved = part.reserved.saturating_add(cost.reserved);
                 }
                 None => {
                     until = Some(*at + grain);
-                    kept.push(Past { s_ago, requests: cost.requests, input: cost.input, output: cost.output });
+                    let Cost { requests, input, output, reserved } = *cost;
+                    kept.push(Past { s_ago, requests, input, output, reserved });
                 }
             }
         }
@@ -61,8 +65,8 @@ impl Sends {
         let mut sends = Self { first: 1, ..Self::default() };
         let mut kept: Vec<Past> = kept.iter().take(2 * KEPT).copied().collect();
         kept.sort_by(|one, other| other.s_ago.total_cmp(&one.s_ago));
-        for Past { s_ago, requests, input, output } in kept {
-            sends.push(ago(now, s_ago), Cost { requests, input, output });
+        for Past { s_ago, requests, input, output, reserved } in kept {
+            sends.push(ago(now, s_ago), Cost { requests, input, output, reserved });
         }
         sends
     }
@@ -84,7 +88,7 @@ mod tests {
         let start = clock::now();
         let mut sends = Sends::default();
         for n in 0..6_000 {
-            sends.push(start + Duration::from_millis(10 * n), Cost { requests: 1, input: 3, output: 0 });
+            sends.push(start + Duration::from_millis(10 * n), Cost { requests: 1, input: 3, ..Cost::default() });
         }
         let now = start + Duration::from_secs(60);
         let kept = sends.remember(now);
@@ -102,7 +106,7 @@ mod tests {
         let now = clock::now();
         let mut sends = Sends::recall(&[], now);
         let newest = sends.newest();
-        sends.push(now, Cost { requests: 1, input: 0, output: 0 });
+        sends.push(now, Cost { requests: 1, ..Cost::default() });
         assert_eq!(sends.behind(newest, now, Counted::Requests), 1);
     }
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::dispatcher::budget::refusals::{IN_A_ROW, SCOUTS_FOR};
 use crate::dispatcher::check::cases;
-use crate::messages::{Headers, Sent, Tokens};
+use crate::messages::{BudgetReading, Dimension, Headers, Reset, Scope, Sent, Tokens};
 
 /// A 429 for the rate that names its time, or does not.
 fn too_fast(named: Option<Duration>) -> Failure {
@@ -60,6 +60,33 @@ fn a_time_that_is_named_is_kept_and_by_a_silent_provider_at_least_the_pause_of_t
     assert_eq!(held, [2, 2, 2, 4, 8]);
     now += IN_A_ROW;
     assert_eq!(refused(&mut budget, &mut now, Some(30 * SECOND)), 30 * SECOND);
+}
+
+#[test]
+fn a_refusals_own_time_overrules_a_reset_that_is_far_for_the_call_that_was_refused() {
+    let mut none_left = BudgetReading::new(Dimension::Requests, Scope::Whole, None);
+    (none_left.limit, none_left.remaining) = (Some(500), Some(0));
+    none_left.reset = Some(Reset { after: 360 * SECOND, grain: SECOND });
+    for named in [Some(SECOND), None] {
+        let now = clock::now();
+        let mut budget = Budget::new(limits(None, None, None), 512, now);
+        let permit = budget.reserve(now, &asks(10));
+        let mut failure = too_fast(named);
+        failure.limits = LimitReport { budgets: vec![none_left], cost: None };
+        let until = held_until(budget.failed(permit, &failure, now));
+        let ready = |budget: &mut Budget| budget.ready(until, &asks(10));
+        let is_far = |ready| matches!(ready, Ready::At(at, Wait::Told { .. }) if at >= now + 360 * SECOND);
+        if named.is_none() {
+            assert!(is_far(ready(&mut budget)));
+            continue;
+        }
+        assert_eq!((until, ready(&mut budget)), (now + SECOND, Ready::Now));
+        let permit = budget.reserve(until, &asks(10));
+        assert!(is_far(ready(&mut budget)), "one was promised");
+        // Refused again, it may come again; and so on until it is taken.
+        let until = held_until(budget.failed(permit, &failure, until));
+        assert_eq!(budget.ready(until, &asks(10)), Ready::Now);
+    }
 }
 
 #[test]

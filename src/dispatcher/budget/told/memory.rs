@@ -52,6 +52,7 @@ impl Told {
             remaining,
             reset: Some(Reset { after: memory::seconds(after), grain: std::time::Duration::ZERO }),
             heard: now,
+            promise: None,
         };
         let told = Self::new(Counted::from(kept.counts), None, first, sends, &super::Unanswered::new());
         let turn = ahead(now, sane(kept.low_turn_in_s, 0.0..=LONGEST_TURN_S, 0.0));

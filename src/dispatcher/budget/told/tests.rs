@@ -23,7 +23,7 @@ impl Rig {
         let (start, mut sends, unanswered) = (clock::now(), Sends::default(), Unanswered::new());
         // The response that told of it first was to a call that cost next to nothing.
         let ticket = sends.push(start, Cost::default());
-        let first = Snapshot { ticket, sent: start, limit, remaining: limit, reset: None, heard: start };
+        let first = Snapshot { ticket, sent: start, limit, remaining: limit, reset: None, heard: start, promise: None };
         let mut told = Told::new(counted, None, first, &sends, &unanswered);
         told.kind = Kind::proven(is_bucket, s(period), start);
         Self { start, sends, unanswered, told }
@@ -45,7 +45,7 @@ impl Rig {
     fn sends_by(&mut self, priority: Priority, at: f64, cost: u64) -> (Ticket, Instant, Cost) {
         let now = self.at(at);
         self.told.spend(now, cost, priority, f64::INFINITY, &self.sends);
-        let cost = Cost { requests: cost, input: cost, output: 0 };
+        let cost = Cost { requests: cost, input: cost, ..Cost::default() };
         let ticket = self.sends.push(now, cost);
         self.told.sent(now, ticket, &self.sends);
         self.unanswered.insert(ticket, (now, cost));
@@ -59,7 +59,8 @@ impl Rig {
     /// The response to an attempt comes: so much is left.
     fn answer(&mut self, (ticket, sent, cost): (Ticket, Instant, Cost), at: f64, remaining: f64) {
         let limit = self.told.limit();
-        let new = Snapshot { ticket, sent, limit, remaining, reset: self.told.newest.reset, heard: self.at(at) };
+        let reset = self.told.newest.reset;
+        let new = Snapshot { ticket, sent, limit, remaining, reset, heard: self.at(at), promise: None };
         self.told.hear(new, &self.sends, &self.unanswered);
         self.unanswered.remove(&ticket);
         self.told.answered(ticket, sent, cost);
@@ -178,6 +179,23 @@ fn of_a_window_what_others_have_used_is_gone_for_a_period() {
 }
 
 #[test]
+fn a_provider_that_keeps_what_it_reserved_for_an_answer_is_counted_so() {
+    for kept in [400.0, 100.0] {
+        let mut rig = Rig::of(false, 10.0, 60_000.0, Counted::Tokens);
+        let short = Cost { requests: 1, input: 100, output: 100, reserved: 400 };
+        for n in 1..=10 {
+            let now = rig.at(0.2 * f64::from(n));
+            let ticket = rig.sends.push(now, short);
+            rig.told.sent(now, ticket, &rig.sends);
+            rig.answer((ticket, now, short), 0.2 * f64::from(n) + 0.1, 60_000.0 - f64::from(n) * (100.0 + kept));
+        }
+        // As if all answers were under way still.
+        (0..10).for_each(|_| _ = rig.sends.push(rig.at(2.2), short));
+        assert_near(rig.level(2.3), 60_000.0 - 20.0 * (100.0 + kept));
+    }
+}
+
+#[test]
 fn a_long_window_waits_for_its_reset_and_is_not_spread() {
     let mut rig = Rig::of(false, 86_400.0, 100.0, Counted::Requests);
     rig.told.newest.reset = Some(Reset { after: s(3_600.0), grain: s(1.0) });
@@ -244,6 +262,15 @@ fn low_priority_leaves_a_tenth_of_a_window_while_others_come() {
     let mut rig = Rig::new(false);
     rig.sends_by(Priority::Low, 0.0, 1);
     assert!(ready(&rig, 61.0, 600, Priority::Low));
+}
+
+#[test]
+fn behind_a_large_call_that_was_waited_for_nobody_waits_long_again() {
+    let mut rig = Rig::new(false);
+    rig.sends_by(Priority::Low, 0.0, 300);
+    assert_near(rig.ready_at(0.0, 1, Priority::Low), 3.0);
+    rig.told.refused(rig.at(0.5));
+    assert_near(rig.ready_at(0.5, 1, Priority::Low), 0.5);
 }
 
 /// What happens in a schedule: after so many milliseconds a call of such a cost and priority, whose answer says that such a
