@@ -52,7 +52,7 @@ impl Budget {
     /// The attempt was not made after all.
     pub(crate) fn withheld(&mut self, mut permit: Permit, now: Instant) {
         self.settle_cap(&permit, None);
-        self.group(permit.group, now).not_admitted(&permit.entered, false);
+        self.group(permit.group, now).not_admitted(&permit.entered, false, now);
         self.end(&mut permit, End::Unrelated, now);
     }
 
