@@ -137,7 +137,7 @@ async fn list(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
         let (after, limit) = (query.after()?, query.limit(20, 100)?);
         let filter = BatchFilter { tenant: caller.tenant.clone(), after, limit: limit + 1 };
         let found = shared.forebay.jobs().await?.batches().batches(filter).await?;
-        Ok(Page::of(found, limit, |batch| batch.id.to_string(), show))
+        Ok(Page::of(&found, limit, |batch| batch.id.to_string(), show))
     };
     match found.await {
         Ok(page) => HttpResponse::Ok().json(page),

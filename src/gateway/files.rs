@@ -275,11 +275,12 @@ async fn list(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
             Some(name) => match Purpose::of(name) {
                 Some(purpose) => Some(purpose),
                 // Files of another purpose there are none.
-                None => return Ok(Page::of(Vec::new(), limit, id_of, Shown::of)),
+                None => return Ok(Page::of(&[], limit, id_of, Shown::of)),
             },
         };
         let filter = FileFilter { tenant: caller.tenant.clone(), purpose, after, oldest_first, limit: limit + 1 };
-        Ok(Page::of(shared.forebay.jobs().await?.batches().files(filter).await?, limit, id_of, Shown::of))
+        let found = shared.forebay.jobs().await?.batches().files(filter).await?;
+        Ok(Page::of(&found, limit, id_of, Shown::of))
     };
     match found.await {
         Ok(page) => HttpResponse::Ok().json(page),

@@ -12,12 +12,13 @@ use serde_json::value::RawValue;
 
 use super::body::{self, Announced};
 use super::guard::{self as gate, Caller};
+use super::pages::{Page, Query};
 use super::{Shared, errors};
 use crate::config::{did_you_mean, parse_duration};
 use crate::dispatcher::draining;
 use crate::jobs::{Shown, Whose};
 use crate::messages::{Endpoint, Error, ErrorKind, Job, JobId, JobStatus, Priority, Request, json};
-use crate::store::jobs::JobFilter;
+use crate::store::jobs::{JobFilter, JobRecord};
 
 /// The fields of a submission.
 const FIELDS: [&str; 7] = ["body", "endpoint", "webhook", "priority", "timeout", "key", "at_most_once"];
@@ -84,26 +85,17 @@ async fn cancel(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse
     }
 }
 
-#[derive(Serialize)]
-struct List<'a> {
-    object: &'static str,
-    data: Vec<Shown<'a>>,
-    first_id: Option<JobId>,
-    last_id: Option<JobId>,
-    has_more: bool,
-}
-
 async fn list(shared: web::Data<Shared>, request: HttpRequest) -> HttpResponse {
     let caller = Caller::of(&request);
     let listed = async {
         let filter = filter(&request, caller.tenant.clone())?;
-        shared.forebay.jobs().await?.list(filter).await
+        let limit = filter.limit - 1;
+        Ok((shared.forebay.jobs().await?.list(filter).await?, limit))
     };
     match listed.await {
-        Ok((jobs, has_more)) => {
-            let (first_id, last_id) = (jobs.first().map(|job| job.id), jobs.last().map(|job| job.id));
-            let data = jobs.iter().map(Shown::from).collect();
-            shown(StatusCode::OK, &List { object: "list", data, first_id, last_id, has_more })
+        Ok((jobs, limit)) => {
+            let page = Page::of(&jobs, limit, |job: &JobRecord| job.id.to_string(), Shown::from);
+            shown(StatusCode::OK, &page)
         }
         Err(error) => errors::reply(&error, &caller),
     }
@@ -251,43 +243,25 @@ fn id(request: &HttpRequest) -> Result<JobId, Error> {
     id.parse().map_err(|_| Error::new(ErrorKind::NotFound, "there is no such job; ids look like job_0123456789abcdef"))
 }
 
-/// The parameters behind the path.
-fn query(request: &HttpRequest) -> Result<Vec<(String, String)>, Error> {
-    let read = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
-    read.map(web::Query::into_inner).map_err(|_| invalid("The query cannot be read: write name=value pairs."))
-}
-
 /// How long the caller wants to wait, if at all.
 fn wait(request: &HttpRequest) -> Result<Option<Duration>, Error> {
-    let Some((_, wait)) = query(request)?.into_iter().find(|(name, _)| name == "wait") else { return Ok(None) };
+    let query = Query::of(request);
+    let Some(wait) = query.get("wait") else { return Ok(None) };
     let bad = |problem: &str| invalid(format!("`wait` {problem}.")).with_param("wait");
-    let wait = parse_duration(&wait).map_err(|problem| bad(&problem))?;
+    let wait = parse_duration(wait).map_err(|problem| bad(&problem))?;
     let too_long = || bad(&format!("is above {} s: ask again instead", LONGEST_WAIT.as_secs()));
     (wait <= LONGEST_WAIT).then_some(Some(wait)).ok_or_else(too_long)
 }
 
-/// Which jobs are asked for.
+/// Which jobs are asked for, and one more, to know whether there are more.
 fn filter(request: &HttpRequest, tenant: Option<Arc<str>>) -> Result<JobFilter, Error> {
-    let mut filter = JobFilter { tenant, limit: LISTED, ..JobFilter::default() };
-    for (name, value) in query(request)? {
-        match &*name {
-            "status" => {
-                let status = JobStatus::ALL.into_iter().find(|status| status.name() == value);
-                let names = JobStatus::ALL.map(JobStatus::name).join(", ");
-                let bad = || invalid(format!("`status` must be one of {names}.")).with_param("status");
-                filter.status = Some(status.ok_or_else(bad)?);
-            }
-            "limit" => {
-                let bad = || invalid(format!("`limit` must be from 1 to {MOST_LISTED}.")).with_param("limit");
-                filter.limit = value.parse().ok().filter(|limit| (1..=MOST_LISTED).contains(limit)).ok_or_else(bad)?;
-            }
-            "after" => {
-                let bad = || invalid("`after` must be the id of a job.").with_param("after");
-                filter.after = Some(value.parse().map_err(|_| bad())?);
-            }
-            // As everywhere in such APIs.
-            _ => {}
-        }
-    }
-    Ok(filter)
+    let query = Query::of(request);
+    let names = format!("one of {}", JobStatus::ALL.map(JobStatus::name).join(", "));
+    let status = |name: &str| JobStatus::ALL.into_iter().find(|status| status.name() == name);
+    Ok(JobFilter {
+        tenant,
+        status: query.read("status", &names, status)?,
+        after: query.after()?,
+        limit: query.limit(LISTED, MOST_LISTED)? + 1,
+    })
 }

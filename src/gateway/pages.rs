@@ -83,9 +83,14 @@ pub(super) struct Page<T> {
 
 impl<T> Page<T> {
     /// A page of at most `limit` of `found`, which holds one more when there is more.
-    pub(super) fn of<R>(mut found: Vec<R>, limit: usize, id: impl Fn(&R) -> String, show: impl Fn(&R) -> T) -> Self {
+    pub(super) fn of<'a, R>(
+        found: &'a [R],
+        limit: usize,
+        id: impl Fn(&R) -> String,
+        show: impl Fn(&'a R) -> T,
+    ) -> Self {
         let has_more = found.len() > limit;
-        found.truncate(limit);
+        let found = &found[..found.len().min(limit)];
         Self {
             object: "list",
             first_id: found.first().map(&id),
@@ -125,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_page_says_whether_there_is_more() {
-        let page = |found: Vec<u8>| serde_json::to_value(Page::of(found, 2, u8::to_string, |n| *n)).unwrap();
+        let page = |found: Vec<u8>| serde_json::to_value(Page::of(&found, 2, u8::to_string, |n| *n)).unwrap();
         let shown =
             serde_json::json!({"object": "list", "data": [1, 2], "first_id": "1", "last_id": "2", "has_more": true});
         assert_eq!(page(vec![1, 2, 3]), shown);

@@ -202,17 +202,12 @@ impl Registry {
         }
     }
 
-    /// Jobs, newest first; and whether there are more.
+    /// Jobs, newest first.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) async fn list(&self, mut filter: JobFilter) -> Result<(Vec<JobRecord>, bool), Error> {
-        let limit = filter.limit;
-        filter.limit += 1;
-        let mut jobs = self.0.store.read(move |records| records.jobs(&filter)).await.map_err(refusal)?;
-        let has_more = jobs.len() > limit;
-        jobs.truncate(limit);
-        Ok((jobs, has_more))
+    pub(crate) async fn list(&self, filter: JobFilter) -> Result<Vec<JobRecord>, Error> {
+        self.0.store.read(move |records| records.jobs(&filter)).await.map_err(refusal)
     }
 
     /// Calls a job off; gives how it stands then. One that has ended stays as it is.
