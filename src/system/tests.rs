@@ -101,6 +101,7 @@ fn is_own_answer(n: usize, heard: &Result<String, &'static str>) -> bool {
     heard.as_ref().is_ok_and(|heard| heard.contains(&format!("prompt {n}.")))
 }
 
+#[cfg(feature = "gateway")]
 #[test]
 fn calls_that_wait_can_be_ended_while_those_at_an_upstream_go_on() {
     in_virtual_time(async {

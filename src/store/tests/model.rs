@@ -1,5 +1,6 @@
 //! Random lives of many jobs, on every kind, told step by step to the reference: after each step both know the same.
 
+#[cfg(feature = "sqlite")]
 use std::path::Path;
 
 use proptest::prelude::*;
