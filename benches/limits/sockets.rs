@@ -8,6 +8,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use forebay::simulator::prompt_hash;
 use futures_util::future::join_all;
 
 use super::Plan;
@@ -16,7 +17,12 @@ use super::tables::{head, named, row};
 use super::world;
 use super::world::catalogue::{KINDS, LIVELY_PER_MINUTE, lively};
 use super::world::clients::Client;
+use super::world::provider::windows;
 use super::world::scenario::{Kind, Scenario};
+
+/// Of both.
+const SEED: u64 = 1;
+const KEY: &str = "sk-bench-0000000001";
 
 /// How far both may lie apart, in points of the limit.
 const APART_POINTS: f64 = 2.0;
@@ -51,7 +57,7 @@ pub(crate) fn print(plan: &mut Plan, seconds: f64) {
         join_all(runs).await.into_iter().map(|run| run.expect("no panic")).collect::<Vec<_>>()
     });
     for (scenario, real) in scenarios.iter().zip(real) {
-        let twin = &world::run(scenario, Client::Forebay, 1);
+        let twin = &world::run(scenario, Client::Forebay, SEED);
         let used = 100.0 * twin.utilisation(0.0);
         let apart = (100.0 * real.used - used).abs();
         row([
@@ -75,11 +81,17 @@ impl Account {
             Kind::Ones => "fixed=1s",
         };
         let (requests, latency) = (LIVELY_PER_MINUTE.to_string(), format!("{}s", scenario.work.service));
-        let flags =
-            ["--requests-per-minute", &requests, "--counting", counting, "--latency", &latency, "--rejects-count"];
+        // Windows begin where those of the twin do: of one more minute that is cut off at the end more may be used.
+        let of_key = u64::from_str_radix(&prompt_hash(KEY), 16).expect("sixteen hexadecimal digits");
+        let seed = (windows(SEED) ^ of_key).to_string();
+        let flags = [
+            ["--requests-per-minute", &requests, "--counting", counting].as_slice(),
+            &["--latency", &latency, "--rejects-count", "--seed", &seed],
+        ]
+        .concat();
         let simulator = Helper::simulator(&flags);
         let (gateway, directory) = Helper::forebay(&format!(
-            "[upstreams.up]\nbase_url = \"http://{}/v1\"\napi_keys = [\"sk-bench-0000000001\"]\nmodels = [\"*\"]\n",
+            "[upstreams.up]\nbase_url = \"http://{}/v1\"\napi_keys = [\"{KEY}\"]\nmodels = [\"*\"]\n",
             simulator.addr
         ));
         Self { scenario, simulator, gateway, _directory: directory }

@@ -8,7 +8,7 @@ use forebay::simulator::limits::{Charge, RetryAfter};
 
 use super::provider::Job;
 use super::run::{FIRST_MINUTE, Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
-use super::scenario::{Event, Kind, Scenario, Service};
+use super::scenario::{Event, Faults, Kind, Scenario, Service};
 
 /// A handful of refusals.
 const HANDFUL: f64 = 10.0;
@@ -76,9 +76,13 @@ fn names_no_time(scenario: &Scenario) -> bool {
 }
 
 /// A refusal that names no time uses up an attempt of its call, and five end it: in a minute-long wall a few calls run into
-/// that many.
-fn unnamed_losses(scenario: &Scenario) -> f64 {
-    if names_no_time(scenario) && !scenario.provider.tells() { 3.0 } else { 0.0 }
+/// that many, and of calls that go wrong by chance one.
+fn losses(scenario: &Scenario) -> f64 {
+    let is_faulty = scenario.provider.service == Service::Endless && scenario.provider.faults != Faults::default();
+    match scenario.provider.tells() {
+        false if names_no_time(scenario) => 3.0,
+        _ => f64::from(u8::from(is_faulty)),
+    }
 }
 
 fn can_ever_fit(scenario: &Scenario, job: &Job) -> bool {
@@ -97,7 +101,7 @@ pub fn findings(run: &Run) -> Vec<Finding> {
     let scenario = &run.scenario;
     let lost = run.lost().filter(|(job, _)| can_ever_fit(scenario, job)).count();
     let mut all = vec![
-        most("calls whose caller got an error", lost as f64, unnamed_losses(scenario)),
+        most("calls whose caller got an error", lost as f64, losses(scenario)),
         most("calls without an end", run.stuck() as f64, 0.0),
     ];
     match scenario.provider.service {
@@ -137,6 +141,12 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         // Doing as it likes leaves three quarters of the limit: growth by half a minute at most.
         all.push(least("share of the limit used", run.utilisation(0.0), 0.5));
         all.push(most("share of attempts refused", run.refused_share(0.0), 0.02));
+        return;
+    }
+    if truth.faults != Faults::default() {
+        // Each refusal holds the account for the second that it names, and some two in a second are believed for a while.
+        all.push(least("share of the limit used", run.utilisation(0.0), 0.8));
+        all.push(most("share of attempts refused", run.refused_share(0.0), 0.002));
         return;
     }
     if truth.limits.requests_per_second.is_some() && is_busy {

@@ -4,7 +4,7 @@ use forebay::clock::Dice;
 use forebay::simulator::limits::{Acceleration, Charge, HeaderStyle, Limits, Rate, RetryAfter};
 
 use super::chance::dice;
-use super::scenario::{Event, Full, Kind, Provider, Scenario, Service};
+use super::scenario::{Event, Faults, Full, Kind, Provider, Scenario, Service};
 use super::work::Work;
 
 /// Ten minutes.
@@ -40,11 +40,14 @@ pub const SLOTS: [u32; 3] = [5, 20, 100];
 /// Slots of servers that only slow down.
 pub const QUEUES: [u32; 3] = [8, 32, 128];
 
+/// As much goes wrong on a bad day.
+const FAULTS: Faults = Faults { broken: 0.05, refused: 0.05 };
+
 /// Caps of the user's, in calls a minute.
 pub const CAPS: [u64; 4] = [100, 250, 500, 1_000];
 
 /// The names of the scenarios with a limiter.
-pub const LIMITED: [&str; 24] = [
+pub const LIMITED: [&str; 25] = [
     "rpm",
     "tpm",
     "tpm_stream",
@@ -67,6 +70,7 @@ pub const LIMITED: [&str; 24] = [
     "over",
     "never",
     "accelerated",
+    "faulty",
     "lone",
     "lone_blind",
 ];
@@ -109,6 +113,10 @@ pub fn scenario(name: &str, kind: Kind) -> Option<Scenario> {
         "accelerated" => {
             scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
             scene.provider.limits.acceleration = Some(Acceleration::above(FEW_REQUESTS.0 / 5));
+        }
+        "faulty" => {
+            scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
+            (scene.is_urgent, scene.provider.faults) = (true, FAULTS);
         }
         "lone" | "lone_blind" => {
             scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
@@ -166,7 +174,8 @@ pub fn told(how: RetryAfter) -> &'static str {
 pub fn slots(count: u32, full: Full, faults: f64) -> Scenario {
     let mut scene = unlimited();
     scene.provider.limits.max_concurrent = Some(count);
-    scene.provider.service = Service::Slots { count, full, faults };
+    scene.provider.service = Service::Slots { count, full };
+    scene.provider.faults.broken = faults;
     let full = if full == Full::Reset { "reset" } else { "429" };
     scene.name = format!("slots{count}/{full}-{:.0}%", 100.0 * faults);
     scene
@@ -204,6 +213,15 @@ pub fn silent(cap: bool) -> Scenario {
     (scene.seconds, scene.backlog, scene.is_urgent) = (300.0, CALLERS, true);
     scene.caps.0 = cap.then_some(1_200);
     scene.name = format!("silent{}/bucket", if cap { "-capped" } else { "" });
+    scene
+}
+
+/// What the article's threads meet: a provider of twenty calls a second that says so, and one call in ten goes wrong.
+pub fn faulty_second() -> Scenario {
+    let mut scene = silent(true);
+    scene.provider.limits.headers = HeaderStyle::OpenAi;
+    scene.provider.faults = FAULTS;
+    scene.name = "faulty-second/bucket".to_owned();
     scene
 }
 
@@ -253,7 +271,7 @@ fn base(kind: Kind, work: Work, (requests, tokens): (u64, u64)) -> Scenario {
         name: String::new(),
         work,
         seconds: SECONDS,
-        provider: Provider { kind, limits, service: Service::Endless },
+        provider: Provider { kind, limits, service: Service::Endless, faults: Faults::default() },
         processes: 1,
         backlog: CALLERS,
         is_urgent: false,
@@ -300,14 +318,17 @@ pub fn whatever(seed: u64) -> Scenario {
         dice,
         &[
             Service::Endless,
-            Service::Slots { count: 3, full: Full::Refuse, faults: 0.03 },
-            Service::Slots { count: 3, full: Full::Reset, faults: 0.03 },
+            Service::Slots { count: 3, full: Full::Refuse },
+            Service::Slots { count: 3, full: Full::Reset },
             Service::Queue { slots: 3 },
         ],
     );
     match scene.provider.service {
         Service::Endless => {}
-        Service::Slots { count, .. } => limits.max_concurrent = Some(count),
+        Service::Slots { count, .. } => {
+            limits.max_concurrent = Some(count);
+            scene.provider.faults.broken = 0.03;
+        }
         Service::Queue { slots } => limits.workers = Some(slots),
     }
     scene.caps = (*pick(dice, &[None, None, Some(40)]), *pick(dice, &[None, None, Some(200_000)]));
@@ -355,6 +376,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(KINDS.map(lively));
     all.push(second());
     all.extend([true, false].map(silent));
+    all.push(faulty_second());
     for kind in KINDS {
         for headers in [true, false] {
             all.extend(CAPS.map(|calls| cap(kind, headers, calls)));

@@ -52,6 +52,15 @@ pub enum Fate {
     Full,
     /// Taken, and broken on the way.
     Broken,
+    /// Taken, and refused for no reason.
+    Accident,
+}
+
+impl Fate {
+    /// Whether it counts against the limits.
+    pub fn is_let_in(self) -> bool {
+        !matches!(self, Fate::Limited | Fate::Full)
+    }
 }
 
 /// One attempt as the provider saw it.
@@ -88,12 +97,20 @@ struct State {
 
 /// What an attempt meets at the door.
 enum Door {
-    /// It is served, and breaks behind this share of its service, if at all.
-    Open { breaks: Option<f64> },
+    /// It is served, if nothing goes wrong.
+    Open(Option<Mishap>),
     /// It is served when this says so.
     Line(oneshot::Receiver<()>),
     /// Not now.
     Shut(Refusal),
+}
+
+/// What goes wrong though there is room.
+enum Mishap {
+    /// The connection breaks behind this share of the service.
+    Breaks(f64),
+    /// It is refused all the same.
+    Refused,
 }
 
 /// A place taken; free again when dropped, even if the caller hangs up.
@@ -112,12 +129,17 @@ impl Drop for Place {
     }
 }
 
+/// Decides where fixed windows begin.
+pub fn windows(seed: u64) -> u64 {
+    dice(seed, 1).number()
+}
+
 impl Provider {
     /// The provider of `scenario`.
     pub fn new(scenario: &Scenario, seed: u64) -> Arc<Self> {
         let (start, truth) = (clock::now(), &scenario.provider);
         let state = State {
-            meter: Meter::new(&truth.limits, dice(seed, 1).number(), start),
+            meter: Meter::new(&truth.limits, windows(seed), start),
             workers: truth.limits.workers.map(Workers::new),
             wire: dice(seed, 2),
             faults: dice(seed, 3),
@@ -182,7 +204,7 @@ impl Provider {
         let sent = self.now();
         self.wire().await;
         let (door, headers, entry) = self.arrive(job, sent);
-        let breaks = match door {
+        let mishap = match door {
             Door::Shut(refusal) if refusal.scarce == Scarce::Concurrency && self.resets() => {
                 clock::until(clock::now() + RESET_AFTER).await;
                 return Err(reset());
@@ -195,12 +217,20 @@ impl Provider {
                 turn.await.map_err(|_| reset())?;
                 None
             }
-            Door::Open { breaks } => breaks,
+            Door::Open(mishap) => mishap,
         };
         let (place, began, ask) = (Place(Arc::clone(&self)), clock::now(), self.begins(entry));
-        if let Some(share) = breaks {
-            pass(began, ask.service * share).await;
-            return Err(reset());
+        match mishap {
+            Some(Mishap::Breaks(share)) => {
+                pass(began, ask.service * share).await;
+                return Err(reset());
+            }
+            Some(Mishap::Refused) => {
+                self.wire().await;
+                let response = with_headers(refused(), headers);
+                return Ok(with_headers(response, vec![("retry-after", "1".to_owned())]));
+            }
+            None => {}
         }
         if let Some(first) = ask.first {
             pass(began, first.min(ask.service)).await;
@@ -226,24 +256,29 @@ impl Provider {
             Err(refusal) if refusal.scarce == Scarce::Concurrency => (Fate::Full, Door::Shut(refusal)),
             Err(refusal) => (Fate::Limited, Door::Shut(refusal)),
             Ok(()) => {
-                let faults = match self.scenario.provider.service {
-                    Service::Slots { faults, .. } => faults,
-                    _ => 0.0,
+                let (faults, chance) = (self.scenario.provider.faults, state.faults.fraction());
+                let mishap = match chance {
+                    _ if chance < faults.broken => Some(Mishap::Breaks(state.faults.fraction())),
+                    _ if chance < faults.broken + faults.refused => Some(Mishap::Refused),
+                    _ => None,
                 };
-                let breaks = (state.faults.fraction() < faults).then(|| state.faults.fraction());
                 let (told, turn) = oneshot::channel();
                 let stands_in_line = state.workers.as_mut().is_some_and(|workers| workers.enter(told).is_none());
-                let fate = if breaks.is_some() { Fate::Broken } else { Fate::Accepted };
-                (fate, if stands_in_line { Door::Line(turn) } else { Door::Open { breaks } })
+                let fate = match mishap {
+                    Some(Mishap::Breaks(_)) => Fate::Broken,
+                    Some(Mishap::Refused) => Fate::Accident,
+                    None => Fate::Accepted,
+                };
+                (fate, if stands_in_line { Door::Line(turn) } else { Door::Open(mishap) })
             }
         };
         if fate == Fate::Accepted {
             state.jobs[job].sent = Some(sent);
         }
         let held = match &door {
-            Door::Open { breaks } => state.jobs[job].ask.service * breaks.unwrap_or(1.0),
-            Door::Line(_) => state.jobs[job].ask.service,
-            Door::Shut(_) => 0.0,
+            Door::Open(Some(Mishap::Breaks(share))) => state.jobs[job].ask.service * share,
+            Door::Open(None) | Door::Line(_) => state.jobs[job].ask.service,
+            Door::Open(Some(Mishap::Refused)) | Door::Shut(_) => 0.0,
         };
         let held = Duration::from_secs_f64(held);
         state.log.push(Arrival { at, job, fate, queued: Duration::ZERO, held });
@@ -263,13 +298,18 @@ impl Provider {
         let limits = &self.scenario.provider.limits;
         // Who says nothing in headers says nothing in words either.
         let body = if self.scenario.provider.tells() {
-            refusal.body(limits, "m").to_string()
+            Scripted::json(429, refusal.body(limits, "m").to_string())
         } else {
-            r#"{"error":{"message":"Too many requests.","type":"rate_limit_error","code":"rate_limit_exceeded"}}"#
-                .into()
+            refused()
         };
-        with_headers(with_headers(Scripted::json(429, body), headers), refusal.headers(limits))
+        with_headers(with_headers(body, headers), refusal.headers(limits))
     }
+}
+
+/// A refusal that says nothing.
+fn refused() -> HttpResponse {
+    let error = r#"{"error":{"message":"Too many requests.","type":"rate_limit_error","code":"rate_limit_exceeded"}}"#;
+    Scripted::json(429, error.to_owned())
 }
 
 /// Waits until so many seconds behind `began`.

@@ -59,7 +59,7 @@ impl Run {
         let truth = &self.scenario.provider;
         let (calls_cap, tokens_cap) = self.scenario.caps;
         let (mut calls, mut tokens) = (0.0, 0.0);
-        for arrival in self.of_fate(Fate::Accepted, from) {
+        for arrival in self.arrivals(from).filter(|arrival| arrival.fate.is_let_in()) {
             calls += 1.0;
             tokens += self.charge(arrival) as f64;
         }
@@ -164,8 +164,8 @@ impl Run {
             worst / cap as f64
         };
         let used = |arrival: &Arrival| match arrival.fate {
-            Fate::Accepted | Fate::Broken => self.jobs[arrival.job].ask.charge(Charge::Usage) as f64,
-            Fate::Limited | Fate::Full => 0.0,
+            fate if fate.is_let_in() => self.jobs[arrival.job].ask.charge(Charge::Usage) as f64,
+            _ => 0.0,
         };
         let of_process = |process| {
             let calls = calls_cap.map(|cap| worst(process, &|_| 1.0, cap));

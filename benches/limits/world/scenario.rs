@@ -80,6 +80,17 @@ pub struct Provider {
     pub limits: Limits,
     /// What carries the calls that the limits let pass.
     pub service: Service,
+    /// What goes wrong with those all the same.
+    pub faults: Faults,
+}
+
+/// Shares of the calls that were let in, by chance.
+#[derive(Clone, Copy, PartialEq, Default, Debug)]
+pub struct Faults {
+    /// Their connection breaks somewhere on the way.
+    pub broken: f64,
+    /// They are answered as if they were beyond a limit: come again in a second.
+    pub refused: f64,
 }
 
 /// What carries calls.
@@ -93,8 +104,6 @@ pub enum Service {
         count: u32,
         /// How it is sent away.
         full: Full,
-        /// The share of calls that break somewhere on the way all the same.
-        faults: f64,
     },
     /// So many at once; the others stand in line, and their callers see nothing but that it takes longer.
     Queue {

@@ -13,7 +13,7 @@ use super::sends::Cost;
 use crate::clock::{self, Instant};
 use crate::dispatcher::concurrency::End;
 use crate::dispatcher::retry::named_wait;
-use crate::messages::{Failure, FailureKind, LimitReport, Pushback, Tokens};
+use crate::messages::{Failure, FailureKind, LimitReport, Pushback, Sent, Tokens};
 
 /// So many calls that the upstream was too busy for count, at most, where an account is chosen.
 const MOST_TROUBLES: usize = 4;
@@ -87,7 +87,11 @@ impl Budget {
         }
         let end = match (failure.kind, failure.pushback) {
             (FailureKind::Unreachable | FailureKind::Cut, _) => {
-                learned.not_admitted(&entered, false, now);
+                match failure.sent {
+                    Sent::No => learned.not_admitted(&entered, false, now),
+                    // What was sent may have been counted before it broke.
+                    _ => learned.settle(&entered, None),
+                }
                 End::Lost
             }
             (FailureKind::Untranslatable, _) => {

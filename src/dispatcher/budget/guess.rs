@@ -21,6 +21,9 @@ use crate::messages::Priority;
 /// The limit behind a refusal: this share of the one before, and back at it after [`Curve::flat_at`].
 const CUT: f64 = 0.9;
 
+/// Far below the level that was refused before.
+const FAR: f64 = 0.98;
+
 /// Refusals within this time are of one volley, and cut once.
 const VOLLEY: Duration = Duration::from_secs(4);
 
@@ -107,6 +110,16 @@ impl Guess {
 
     pub(super) fn was_refused(&self) -> bool {
         self.cut_at.is_some()
+    }
+
+    /// Whether it keeps calls far below the level that was refused last, and kept one so that was sent then: a second that had
+    /// more than its share may have been too much whatever the ten had.
+    pub(super) fn keeps_far_below(&self, sent: Instant, now: Instant, sends: &Sends) -> bool {
+        let limit = self.limit(now);
+        let own = sends.between(sent - Self::SHORT, sent, self.counted) as f64;
+        self.cut_at.is_some_and(|at| at < sent)
+            && limit < FAR * self.curve.plateau
+            && own <= limit * Self::SHORT.as_secs_f64() / MINUTE
     }
 
     /// Never more than this, per minute.

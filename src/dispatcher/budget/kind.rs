@@ -143,10 +143,20 @@ impl Kind {
         self.open.filter(|_| !self.is_bucket).map_or(self.period, |open| open.max(Duration::from_secs(10)))
     }
 
+    /// The shortest that it may be.
+    pub(super) fn shortest_period(&self) -> Duration {
+        self.open.filter(|_| !self.is_bucket).unwrap_or(self.period)
+    }
+
+    /// Whether it may be shorter than is believed.
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_bucket && self.open.is_some()
+    }
+
     /// Whether its end is waited for, not its return bit by bit: it counts over very long, or over nobody knows how long,
     /// and a short reset is all there is to go by.
     pub(super) fn ends_whole(&self) -> bool {
-        !self.is_bucket && (self.open.is_some() || self.is_long())
+        self.is_open() || self.is_long()
     }
 
     /// Whether it counts over so long that nobody would want it spread.

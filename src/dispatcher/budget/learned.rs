@@ -6,13 +6,14 @@
 //! second or ten, too), [`Growth`], when it said that traffic rose too fast, a day's quota that is used up, and how large a
 //! call was too large.
 
+mod accidents;
 mod lesson;
 mod memory;
 mod too_large;
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
+use self::accidents::Accidents;
 use self::lesson::Lone;
 use self::too_large::TooLarge;
 use super::correction::Correction;
@@ -88,8 +89,8 @@ pub(super) struct Learned {
     requests: Option<Guess>,
     tokens: Option<Guess>,
     hidden: Option<Guess>,
-    /// Refusals of the last second that came although there was room.
-    refused_at: VecDeque<Instant>,
+    /// Refusals that came although there was room.
+    accidents: Accidents,
     growth: Option<Growth>,
     pub(super) day: Option<UsedUp>,
     too_large: Option<TooLarge>,
@@ -218,6 +219,9 @@ impl Learned {
             self.guesses_mut().for_each(|guess| guess.idle(now - sent_at));
         }
         self.sent_at = Some(now);
+        if self.hidden.as_ref().is_some_and(|hidden| hidden.keeps_far_below(now, now, &self.sends)) {
+            self.accidents.goes();
+        }
         for (_, told) in &mut self.told {
             told.spend(now, cost.of(told.counted), priority, caps.of(told.counted), &self.sends);
         }

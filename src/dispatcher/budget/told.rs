@@ -287,8 +287,9 @@ impl Told {
             let others = self.fading(now) * seconds(self.newest.sent, now).min(self.others_for());
             (self.level - self.unseen + self.rate() * seconds(self.at, now)).min(limit) - others
         } else if self.kind.ends_whole() {
-            match self.whole_at() {
-                at if at <= now => limit - sends.since(at, self.counted) as f64,
+            match self.whole_at(sends) {
+                // What goes at that very instant is of the new window.
+                at if at <= now => limit - sends.since(at - Duration::from_nanos(1), self.counted) as f64,
                 _ => self.newest.remaining - self.behind(now, sends),
             }
         } else {
@@ -335,10 +336,19 @@ impl Told {
     }
 
     /// When a window comes back that is waited for as a whole. The reset was true when the provider wrote it: of a long
-    /// window the later of what that may have been, of a short one the likelier.
-    fn whole_at(&self) -> Instant {
-        let after = self.newest.reset.map_or(self.kind.period, |reset| reset.after + reset.grain);
-        if self.kind.is_long() { self.newest.heard + after } else { self.newest.sent + after + GUARD }
+    /// window the later of what that may have been, of a short one the likelier. What may be a bucket yet has to make up for
+    /// what has gone behind the snapshot as well.
+    fn whole_at(&self, sends: &Sends) -> Instant {
+        let reset_after = self.newest.reset.map_or(self.kind.period, |reset| reset.after + reset.grain);
+        if self.kind.is_long() {
+            return self.newest.heard + reset_after;
+        }
+        let at = self.newest.sent + reset_after + GUARD;
+        let behind = sends.behind(self.newest.ticket, at, self.counted) as f64;
+        match self.kind.is_open() {
+            true => after(at, behind / self.newest.limit * self.kind.shortest_period().as_secs_f64()),
+            false => at,
+        }
     }
 
     /// Behind a long silence it is not kept any more: others' use may have raised it, and without a send nothing lowers it.
@@ -375,7 +385,9 @@ impl Told {
             } else if self.kind.is_bucket {
                 self.filled_at(now, needed, needed - level, sends)
             } else if self.kind.ends_whole() {
-                self.whole_at().max(now)
+                let at = self.whole_at(sends);
+                // The next window is used up as well, and no answer has told of it yet.
+                if at > now { at } else { (at + self.kind.shortest_period()).max(now) }
             } else {
                 self.back_at(now, needed - self.logged(now, sends), sends)
             }

@@ -19,9 +19,6 @@ use crate::messages::{BudgetReading, Dimension, LimitReport};
 pub(super) const LESSON_WITHIN: Duration = Duration::from_secs(600);
 const LESSON_AFTER: Duration = Duration::from_secs(4);
 const LIKE: f64 = 1.5;
-/// Fewer refusals than this share of a second's calls, and than so many, are taken for faults.
-const ACCIDENT: f64 = 0.1;
-const MANY: f64 = 4.0;
 /// What is not the likelier of two explanations is guessed so much higher.
 const UNLIKELY: f64 = 1.25;
 
@@ -68,17 +65,6 @@ impl Learned {
         }
     }
 
-    /// Whether of what was sent within a second so much was refused that it is hardly one fault among many calls.
-    fn is_no_accident(&mut self, now: Instant) -> bool {
-        let second = now - Duration::from_secs(1);
-        self.refused_at.push_back(now);
-        while self.refused_at.front().is_some_and(|at| *at < second) {
-            self.refused_at.pop_front();
-        }
-        let sent = self.sends.since(second, Counted::Requests).max(1);
-        self.refused_at.len() as f64 >= (ACCIDENT * sent as f64).clamp(2.0, MANY)
-    }
-
     /// Whether by the provider's own word there was room for the attempt it refused.
     fn shows_room(&self, entered: &Entered, report: &LimitReport) -> bool {
         let has_room = |reading: &BudgetReading| {
@@ -97,7 +83,14 @@ impl Learned {
     /// An attempt was refused although there was room. A volley of refusals shows a hidden limit, and so does a lone one where
     /// more went within ten seconds or one than is their share of a limit that counts over longer; else it is an accident.
     fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
-        let is_accident = !self.is_no_accident(now);
+        let sent = self.sends.since(now - Duration::from_secs(1), Counted::Requests);
+        let is_accident = !self.accidents.exceeded(sent, now);
+        let is_contradicted =
+            self.hidden.as_ref().is_some_and(|hidden| hidden.keeps_far_below(entered.at, now, &self.sends));
+        if is_contradicted && self.accidents.contradict(now) {
+            self.hidden = None;
+            return;
+        }
         let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
         let top = requests.per_minute();
         match &mut self.hidden {
@@ -107,7 +100,11 @@ impl Learned {
                     let went = self.sends.since(now - window, Counted::Requests) as f64;
                     window < period && went > requests.limit() * window.as_secs_f64() / period.as_secs_f64()
                 });
-                if is_crowded || !is_accident {
+                if (is_crowded && !self.accidents.are_usual(now)) || !is_accident {
+                    // Where the period is not sure it may be more: at least what has just gone.
+                    let went = || delivered(entered.at, entered.ticket, told, Counted::Requests, &self.sends);
+                    let top = if requests.kind.is_open() { top.max(went()) } else { top };
+                    self.accidents.believe();
                     self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now));
                 }
             }

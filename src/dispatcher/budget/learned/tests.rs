@@ -80,6 +80,13 @@ fn says(readings: &[BudgetReading]) -> LimitReport {
     LimitReport { budgets: readings.to_vec(), cost: None }
 }
 
+/// Of a window that is a minute without doubt.
+fn minute(remaining: u64, limit: u64) -> LimitReport {
+    let mut reading = reading(Dimension::Requests, remaining, limit);
+    reading.reset = Some(Reset { after: s(50.0), grain: s(0.001) });
+    LimitReport { budgets: vec![reading], ..LimitReport::default() }
+}
+
 fn requests(remaining: u64) -> LimitReport {
     says(&[reading(Dimension::Requests, remaining, 600)])
 }
@@ -181,9 +188,9 @@ fn time_in_which_nobody_was_kept_back_does_not_raise_a_guess() {
 fn a_refusal_despite_room_shows_a_hidden_limit_beside_what_is_told() {
     let mut rig = Rig::new();
     let call = rig.send(0.0, 100);
-    rig.hear(0.1, &call, &requests(599));
+    rig.hear(0.1, &call, &minute(599, 600));
     let calls: Vec<Entered> = (0..120).map(|_| rig.send(1.0, 100)).collect();
-    rig.refuse(1.1, &calls[119], &requests(400), None);
+    rig.refuse(1.1, &calls[119], &minute(400, 600), None);
     let hidden = rig.learned.hidden.as_ref().expect("it is remembered");
     assert_eq!(hidden.window(), Guess::WINDOW);
     assert!(hidden.limit(rig.at(1_000.0)) <= 600.0, "it is no more than what is told");
@@ -193,6 +200,28 @@ fn a_refusal_despite_room_shows_a_hidden_limit_beside_what_is_told() {
     let call = rig.send(0.0, 100);
     rig.refuse(0.1, &call, &requests(0), Some(1.0));
     assert!(rig.learned.hidden.is_none());
+}
+
+#[test]
+fn faults_are_no_hidden_limit_however_many() {
+    let mut rig = Rig::new();
+    let room = minute(600, 1_200);
+    let (mut at, mut number) = (0.0, 0);
+    while at < 120.0 {
+        at = rig.ready_at(at, 100);
+        let call = rig.send(at, 100);
+        number += 1;
+        // Two together, or they would be taken for accidents from the first.
+        if number > 20 && number % 25 < 2 {
+            rig.refuse(at + 0.01, &call, &room, None);
+        } else {
+            rig.hear(at + 0.01, &call, &room);
+            rig.learned.settle(&call, None);
+        }
+        at += 0.05;
+    }
+    let believed = rig.learned.hidden.as_ref().map(|hidden| hidden.limit(rig.at(at)));
+    assert!(believed.is_none_or(|limit| limit > 1_000.0), "{believed:?}");
 }
 
 #[test]

@@ -220,3 +220,29 @@ proptest! {
         drop(open);
     }
 }
+
+#[test]
+fn what_broke_on_its_way_counts_as_sent_and_what_never_left_does_not() {
+    for (sent, left) in [(Sent::Maybe, 7), (Sent::No, 8)] {
+        let now = clock::now();
+        let mut budget = Budget::new(limits(None, None, None), 512, now);
+        let mut permit = budget.reserve(now, &asks(0));
+        let mut reading = BudgetReading::new(Dimension::Requests, Scope::Whole, None);
+        (reading.limit, reading.remaining) = (Some(10), Some(8));
+        reading.reset = Some(Reset { after: 60 * SECOND, grain: Duration::ZERO });
+        let report = LimitReport { budgets: vec![reading], ..LimitReport::default() };
+        budget.hear(&mut permit, &report, now + SECOND);
+        budget.settle(permit, None, now + SECOND);
+        let permit = budget.reserve(now + SECOND, &asks(0));
+        let failure = Failure::new(FailureKind::Cut, sent, "broken", "scripted");
+        budget.failed(permit, &failure, now + 2 * SECOND);
+        let goes = (0..10)
+            .take_while(|_| {
+                matches!(budget.ready(now + 3 * SECOND, &asks(0)), Ready::Now)
+                    .then(|| drop(budget.reserve(now + 3 * SECOND, &asks(0))))
+                    .is_some()
+            })
+            .count();
+        assert_eq!(goes, left, "{sent:?}");
+    }
+}

@@ -19,7 +19,7 @@ impl Told {
             left: self.level(now, sends),
             margin: self.margin.get(),
             others: self.others,
-            whole_in_s: self.kind.ends_whole().then(|| away(now, self.whole_at())),
+            whole_in_s: self.kind.ends_whole().then(|| away(now, self.whole_at(sends))),
             heard_s_ago: seconds(self.newest.sent, now),
             low_turn_in_s: seconds(now, self.turn),
             high_s_ago: self.high_at.map(|at| seconds(at, now)),

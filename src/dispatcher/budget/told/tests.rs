@@ -213,6 +213,30 @@ fn a_long_window_waits_for_its_reset_and_is_not_spread() {
 }
 
 #[test]
+fn a_window_that_is_waited_for_as_a_whole_does_not_come_back_twice() {
+    let mut rig = Rig::new(false);
+    // Twenty, and a reset of less than a second: a window of a second or a bucket, for all one knows.
+    let call = rig.send(0.0, 1);
+    let reset = Some(Reset { after: s(0.4), grain: s(0.001) });
+    let (ticket, sent, _) = call;
+    let told = Snapshot { ticket, sent, limit: 20.0, remaining: 12.0, reset, heard: rig.at(0.1), promise: None };
+    rig.told.kind = Kind::new(None, rig.start);
+    rig.told.hear(told, &rig.sends, &rig.unanswered);
+    assert!(rig.told.kind.ends_whole() && rig.told.kind.is_open());
+    for _ in 0..12 {
+        rig.send(0.2, 1);
+    }
+    // As a bucket it has to make up for those twelve as well, at twenty a second.
+    let back = rig.ready_at(0.2, 1, Priority::Normal);
+    assert_near(back, 0.4 + 0.001 + GUARD.as_secs_f64() + 12.0 / 20.0);
+    for _ in 0..20 {
+        rig.send(back, 1);
+    }
+    assert_near(rig.level(back), 0.0);
+    assert_near(rig.ready_at(back, 1, Priority::Normal), back + 1.0);
+}
+
+#[test]
 fn as_much_as_the_belief_was_wrong_by_is_kept_back() {
     let mut rig = Rig::new(true);
     let call = rig.send(1.0, 580);
