@@ -82,7 +82,8 @@ impl Account {
         };
         let (requests, latency) = (LIVELY_PER_MINUTE.to_string(), format!("{}s", scenario.work.service));
         // Windows begin where those of the twin do: of one more minute that is cut off at the end more may be used.
-        let of_key = u64::from_str_radix(&prompt_hash(KEY), 16).expect("sixteen hexadecimal digits");
+        let of_key =
+            u64::from_str_radix(&prompt_hash(&format!("Bearer {KEY}")), 16).expect("sixteen hexadecimal digits");
         let seed = (windows(SEED) ^ of_key).to_string();
         let flags = [
             ["--requests-per-minute", &requests, "--counting", counting].as_slice(),

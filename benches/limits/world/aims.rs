@@ -181,11 +181,6 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         _ if cap == Cap::Below => Some(0.97),
         (true, Kind::Bucket) if cap == Cap::At => Some(0.97),
         (true, Kind::Sliding | Kind::Minute) if cap == Cap::At && bursts.is_none() => Some(0.97),
-        // Refusals without a time, of a limit without headers: 90 % are aimed at. Not out of reach: pauses that grow by half, not
-        // twofold, reach 91 to 93 %, but then a minute's wall is run into too often; and of two refusals it is sometimes the
-        // requests that are taken for what is limited, which holds the tokens below their limit for minutes.
-        (false, Kind::Tens) if names_no_time(scenario) => Some(0.87),
-        (false, Kind::Sliding) => Some(0.90),
         (false, Kind::Tens) => Some(0.90),
         (false, _) => Some(0.92),
         (true, Kind::Bucket) => Some(0.99),

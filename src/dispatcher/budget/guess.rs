@@ -131,6 +131,14 @@ impl Guess {
         self.curve.top = top;
     }
 
+    /// It is at least so much per minute.
+    pub(super) fn raise(&mut self, per_minute: f64, now: Instant) {
+        if self.limit(now) < per_minute {
+            let from = now - self.flat_after;
+            self.curve = Curve { plateau: per_minute, from, flat_after: self.flat_after, ..self.curve };
+        }
+    }
+
     /// What keeps a call, in words.
     pub(super) fn wait(&self, now: Instant, why: Why, priority: Priority) -> Wait {
         if priority == Priority::Low && self.turn > now && !self.was_refused() {

@@ -7,6 +7,7 @@
 //! call was too large.
 
 mod accidents;
+mod blame;
 mod lesson;
 mod memory;
 mod too_large;
@@ -14,6 +15,7 @@ mod too_large;
 use std::time::Duration;
 
 use self::accidents::Accidents;
+use self::blame::Blame;
 use self::lesson::Lone;
 use self::too_large::TooLarge;
 use super::correction::Correction;
@@ -95,6 +97,7 @@ pub(super) struct Learned {
     pub(super) day: Option<UsedUp>,
     too_large: Option<TooLarge>,
     lone: Option<Lone>,
+    blame: Blame,
     /// How estimates of what goes in and of what comes out are off: text is measured, an answer only has its limit.
     input: Correction,
     output: Correction,

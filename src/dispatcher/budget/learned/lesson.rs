@@ -55,6 +55,9 @@ impl Learned {
         if self.shows_room(entered, report) {
             self.hidden_refused(entered, told, now);
         }
+        if !self.is_told() {
+            self.compare(entered, told, now);
+        }
         let near = |guess: &Option<Guess>| guess.as_ref().map_or(-1.0, |guess| guess.use_at(now, &self.sends));
         let (requests, tokens) = (near(&self.requests), near(&self.tokens));
         let blamed = if requests >= tokens { &mut self.requests } else { &mut self.tokens };
@@ -62,6 +65,20 @@ impl Learned {
             guess.cut(now, entered.at, entered.ticket, told, &self.sends);
         } else if !self.is_told() {
             self.lesson(entered, told, now);
+        }
+    }
+
+    /// Where two limits are guessed and one of them shows not to be the one that is refused for, it is given room.
+    fn compare(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
+        let rate = |counted| delivered(entered.at, entered.ticket, told, counted, &self.sends);
+        self.blame.refused(rate(Counted::Requests), rate(Counted::Tokens), now);
+        let other = match self.blame.limited() {
+            Some(Counted::Requests) => &mut self.tokens,
+            Some(_) => &mut self.requests,
+            None => return,
+        };
+        if let Some(other) = other.as_mut().filter(|other| other.was_refused()) {
+            other.raise(UNLIKELY * self.blame.most(other.counted), now);
         }
     }
 
