@@ -32,6 +32,9 @@ use self::work::Ask;
 /// How long the calls under way at the end of a scenario may take to their own end. Whoever has none by then never will.
 const LAST_ENDS: Duration = Duration::from_secs(1_800);
 
+/// How long a caller that was refused at once waits.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Runs a scenario with one client and one seed.
 pub fn run(scenario: &Scenario, client: Client, seed: u64) -> Run {
     let began = std::time::Instant::now();
@@ -104,8 +107,12 @@ async fn backlog(process: Rc<Process>, scenario: Scenario) {
     let stagger = Duration::from_secs_f64(0.05 * process.dice.borrow_mut().fraction());
     clock::until(clock::now() + stagger).await;
     while !process.is_closing.get() {
-        let ask = scenario.work.draw(&mut process.dice.borrow_mut());
+        let (ask, began) = (scenario.work.draw(&mut process.dice.borrow_mut()), clock::now());
         process.call(scenario.is_urgent, ask).await;
+        // Who is refused at once comes again all the same, or no time would pass at all.
+        if clock::now() == began {
+            clock::until(began + REFUSED_PAUSE).await;
+        }
     }
 }
 

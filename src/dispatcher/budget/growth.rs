@@ -31,6 +31,9 @@ const RISE_PARTS: f64 = 16.0;
 /// A refusal of less than this share of what was believed is not of growth: what was borne once is not borne any more.
 const OF_GROWTH: f64 = 0.8;
 
+/// So few calls within a minute no provider takes for traffic that grows: behind a refusal for others' growth they still go.
+const LEAST: f64 = 10.0;
+
 /// So many calls within a minute were borne, for the first time then.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -102,7 +105,7 @@ impl Growth {
             let risen = step.saturating_duration_since(mark.at + self.lag).as_secs_f64() / part;
             mark.most * (1.0 + MORE * (risen / RISE_PARTS).min(1.0))
         };
-        self.marks.iter().map(grown).fold(1.0, f64::max)
+        self.marks.iter().map(grown).fold(LEAST, f64::max)
     }
 
     /// When one more call may go; `now` when at once. It may turn out later then, never sooner.

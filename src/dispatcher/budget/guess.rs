@@ -213,7 +213,8 @@ impl Guess {
         if priority == Priority::Low || self.was_refused() {
             let haste = if self.was_refused() { HASTE } else { HASTE_OF_CAP };
             let pace = (haste * self.limit(now) / MINUTE).min(haste * cap).max(1e-9);
-            self.turn = after(self.turn.max(now - LATE), cost as f64 / pace);
+            // No call is larger than a minute of the true limit: where it seems so, the guess is too low.
+            self.turn = after(self.turn.max(now - LATE), (cost as f64 / pace).min(MINUTE));
         }
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Kind {
     /// The first response's send.
     since: Instant,
     longest_reset: Duration,
+    /// The period of the bucket that the last vote spoke for.
+    seems: Option<Duration>,
     /// The shorter window that it may be, while it was not watched for long enough to tell.
     open: Option<Duration>,
 }
@@ -54,6 +56,7 @@ impl Kind {
             voted: None,
             since,
             longest_reset: Duration::ZERO,
+            seems: None,
             open: None,
         }
     }
@@ -78,6 +81,7 @@ impl Kind {
             voted: None,
             since: ago(at, signs.watched_s),
             longest_reset: seconds(signs.longest_reset_s),
+            seems: None,
             open: signs.perhaps_s.map(seconds),
         }
     }
@@ -118,6 +122,7 @@ impl Kind {
             let close = CLOSE.max(grain.as_secs_f64() / after.as_secs_f64().max(1e-9));
             let agrees = period <= nearest * (1.0 + close) && longest >= nearest * (1.0 - close);
             self.vote = 0.8 * self.vote + if agrees { 0.2 } else { -0.2 };
+            self.seems = agrees.then(|| Duration::from_secs_f64(nearest));
             if agrees && self.vote > 0.35 {
                 self.is_bucket = true;
                 self.period = Duration::from_secs_f64(nearest);
@@ -141,6 +146,11 @@ impl Kind {
     /// What it seems to be: good enough for a pace, not for a budget.
     pub(super) fn likely_period(&self) -> Duration {
         self.open.filter(|_| !self.is_bucket).map_or(self.period, |open| open.max(Duration::from_secs(10)))
+    }
+
+    /// Over what the limit seems to count, where nothing surer is known by a single vote; `None` while there was none.
+    pub(super) fn seeming_period(&self) -> Option<Duration> {
+        if self.is_open() { self.seems } else { Some(self.period) }
     }
 
     /// The shortest that it may be.

@@ -265,8 +265,11 @@ impl Learned {
         self.answered(entered);
         self.told.retain(|(_, told)| told.silent < SILENT);
         // A hidden limit was guessed below what was told then: where the period has turned out shorter it is void.
-        let told =
-            self.told.iter().find(|(_, told)| told.counted == Counted::Requests).map(|(_, told)| told.per_minute());
+        let told = self
+            .told
+            .iter()
+            .find(|(_, told)| told.counted == Counted::Requests)
+            .map(|(_, told)| told.most_per_minute());
         self.hidden.take_if(|hidden| told.is_some_and(|told| told > 1.5 * hidden.top()));
         // Of what the request is charged the provider tells the sum only: the text's part is taken for the rest.
         if let Some(charged) = report.cost {

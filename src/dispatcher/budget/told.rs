@@ -163,9 +163,10 @@ impl Told {
         self.newest.limit / self.kind.likely_period().as_secs_f64()
     }
 
-    /// Per minute, as far as that is sure.
-    pub(super) fn per_minute(&self) -> f64 {
-        self.newest.limit / self.kind.period.as_secs_f64() * 60.0
+    /// Per minute; as it seems, where that is not sure.
+    pub(super) fn most_per_minute(&self) -> f64 {
+        let period = self.kind.seeming_period().unwrap_or(self.kind.period);
+        self.newest.limit / period.as_secs_f64() * 60.0
     }
 
     fn is_of_others(&self) -> bool {

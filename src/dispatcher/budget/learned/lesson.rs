@@ -109,18 +109,16 @@ impl Learned {
             return;
         }
         let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
-        let top = requests.per_minute();
+        // What is hidden is less than what is told: while nobody knows how much that is, a refusal teaches nothing.
+        let Some(period) = requests.kind.seeming_period() else { return };
+        let top = requests.limit() / period.as_secs_f64() * 60.0;
         match &mut self.hidden {
             None => {
-                let period = requests.kind.period;
                 let is_crowded = [1, 10].map(Duration::from_secs).into_iter().any(|window| {
                     let went = self.sends.since(now - window, Counted::Requests) as f64;
                     window < period && went > requests.limit() * window.as_secs_f64() / period.as_secs_f64()
                 });
                 if (is_crowded && !self.accidents.are_usual(now)) || !is_accident {
-                    // Where the period is not sure it may be more: at least what has just gone.
-                    let went = || delivered(entered.at, entered.ticket, told, Counted::Requests, &self.sends);
-                    let top = if requests.kind.is_open() { top.max(went()) } else { top };
                     self.accidents.believe();
                     self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now));
                 }
