@@ -52,11 +52,11 @@ limits = {{ requests_per_minute = {LIMIT * 60} }}
         return right, lost, mixed, took, ledger
 
 
-def check(seed, share, more, timed):
+def check(seed, share, more, slack):
     right, lost, mixed, took, ledger = run(seed, share, more)
     attempts = ledger["requests"]
     over_limit = ledger["limited"]
-    allowed = 1.15 * attempts / LIMIT + 2
+    allowed = slack * attempts / LIMIT + 2
     print(
         f"seed {seed}, {share:.0%} each: {len(right)} answers, {len(lost)} lost, {len(mixed)} mixed up; "
         f"{attempts} attempts, {over_limit} over the limit, {took:.1f} s of at most {allowed:.1f} s",
@@ -67,7 +67,7 @@ def check(seed, share, more, timed):
         problems.append("not every call has its own answer")
     if over_limit:
         problems.append("the limit was exceeded")
-    if timed and took > allowed:
+    if took > allowed:
         problems.append("it took too long")
     for problem in problems:
         print(f"  FAILED {problem}")
@@ -76,8 +76,9 @@ def check(seed, share, more, timed):
 
 def main():
     seeds = [int(seed) for seed in sys.argv[1:]] or [1]
-    results = [check(seed, 0.02, "", timed=True) for seed in seeds]
-    results.append(check(seeds[0], 0.05, "retry = { max_attempts = 10 }", timed=False))
+    results = [check(seed, 0.02, "", slack=1.15) for seed in seeds]
+    # One call in twenty is refused by chance, and each time all wait for the second that the refusal names.
+    results.append(check(seeds[0], 0.05, "retry = { max_attempts = 10 }", slack=2.0))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     sys.exit(not all(results))
 

@@ -32,7 +32,7 @@ const RISE_PARTS: f64 = 16.0;
 const OF_GROWTH: f64 = 0.8;
 
 /// So few calls within a minute no provider takes for traffic that grows: behind a refusal for others' growth they still go.
-const LEAST: f64 = 10.0;
+const LEAST: f64 = 3.0;
 
 /// So many calls within a minute were borne, for the first time then.
 #[derive(Clone, Copy, Debug)]
