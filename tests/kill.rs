@@ -202,9 +202,12 @@ fn ask(addr: SocketAddr, request: &[u8]) -> Option<Value> {
 
 /// A daemon in `directory` whose calls say which life they are of, and where it listens.
 fn start(directory: &Path, provider: SocketAddr, life: usize) -> (Process, SocketAddr) {
+    // Connections that are cut make it careful with their account, down to one call at once. The provider sits on a few until
+    // another comes: over all keys one more than those always goes.
+    let keys: Vec<String> = (0..=HELD).map(|key| format!("sk-kill-{key}")).collect();
     let config = format!(
         "[log]\nlevel = \"warn\"\n[retry]\nbase_delay = \"5ms\"\n[upstreams.up]\nbase_url = \"http://{provider}/v1\"\n\
-         models = [\"m\"]\nheaders = {{ x-life = \"{life}\" }}\n"
+         api_keys = {keys:?}\nmodels = [\"m\"]\nheaders = {{ x-life = \"{life}\" }}\n"
     );
     std::fs::write(daemon::file(directory), config).unwrap();
     let mut command = daemon::command(directory);
