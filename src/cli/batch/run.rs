@@ -274,12 +274,13 @@ impl<'a> Run<'a> {
             Stopped::Because(why) => why.as_str(),
             Stopped::Interrupted | Stopped::AtOnce => "interrupted",
         };
+        // First: an answer that comes once it is said must find nobody waiting for its place.
+        self.forebay.end_waiting();
         if !self.calls.is_empty() {
             self.screen.say(&format!("{what}: calls in flight are waited for; Ctrl-C ends at once"));
         }
         self.stopped = Some(why);
         self.later.clear();
-        self.forebay.end_waiting();
     }
 
     fn show(&mut self) {
