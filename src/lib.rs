@@ -82,11 +82,11 @@ pub use dispatcher::Dispatcher;
 pub use messages::{
     Account, AccountId, AccountStatus, Answer, AnswerBody, AtOnceStatus, Authorities, BatchId, Body, BreakerStatus,
     BudgetView, Call, CallId, Cancel, CapStatus, Dimension, Droppable, Endpoint, Error, ErrorKind, Failure,
-    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, Job, JobId, JobStatus, JobsStatus, KindSigns,
-    LatencyStatus, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus, NextStatus, NoId, Outcome,
-    Phase, PoolStatus, Price, Priority, QueueStatus, Remaining, Request, RetriesStatus, RetryHint, Scope, Secret, Sent,
-    Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus, Usage, UsageAsk, UsedStatus,
-    WaitingStatus,
+    FailureKind, FileId, GrowthBudget, GuessedBudget, Headers, Health, InspectedRefusals, Job, JobId, JobStatus,
+    JobsStatus, KindSigns, LatencyStatus, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, Meta, ModelStatus,
+    NextStatus, NoId, Outcome, Phase, PoolStatus, Price, Priority, QueueStatus, Remaining, Request, RetriesStatus,
+    RetryHint, Scope, Secret, Sent, Status, StreamBody, Timeouts, ToldBudget, Upstream, UpstreamKind, UpstreamStatus,
+    Usage, UsageAsk, UsedStatus, UsualFaults, WaitingStatus,
 };
 pub use pool::transport;
 #[cfg(feature = "sqlite")]

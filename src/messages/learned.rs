@@ -37,6 +37,12 @@ pub struct LearnedModel {
     /// A refusal that teaches a limit when another comes at a like rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lone_refusal: Option<LoneRefusal>,
+    /// Refusals that are the provider's faults, not of a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<UsualFaults>,
+    /// Whether a silent provider's refusals are such faults, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspected: Option<InspectedRefusals>,
     /// The model's quota of the day is used up for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub day_used_up_for_s: Option<f64>,
@@ -52,6 +58,32 @@ pub struct LoneRefusal {
     pub requests_per_minute: f64,
     /// What was delivered of tokens.
     pub tokens_per_minute: f64,
+}
+
+/// What is refused for no limit.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct UsualFaults {
+    /// Of all calls, from 0 to 1.
+    pub share: f64,
+    /// Since that was found out.
+    pub s_ago: f64,
+}
+
+/// Calls and refusals of a provider that tells of no limit.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct InspectedRefusals {
+    /// Since a limit that is guessed was first cut.
+    pub s_ago: f64,
+    /// The logarithm of how much likelier it is that they are faults.
+    pub doubt: f64,
+    /// Calls that went since that was 0.
+    pub calls: u32,
+    /// Those of them that were refused; of some in a row one counts.
+    pub refused: u32,
+    /// Since the last refusal.
+    pub refused_s_ago: Option<f64>,
 }
 
 /// A budget that the provider keeps, by whose word.

@@ -46,7 +46,8 @@ pub(crate) use ids::{AttemptId, SeatId, SlotId};
 pub use job::{BatchId, FileId, Job, JobId, JobStatus, NoId};
 pub(crate) use journal::{Durable, Journal, Recorded};
 pub use learned::{
-    GrowthBudget, GuessedBudget, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal, ToldBudget,
+    GrowthBudget, GuessedBudget, InspectedRefusals, KindSigns, LearnedBudget, LearnedModel, LimiterKind, LoneRefusal,
+    ToldBudget, UsualFaults,
 };
 pub(crate) use limit_report::{BudgetReading, LimitReport, Period, Reset};
 pub use limit_report::{Dimension, Scope};

@@ -7,7 +7,7 @@ use std::fmt;
 use forebay::simulator::limits::{Charge, RetryAfter};
 
 use super::provider::Job;
-use super::run::{FIRST_MINUTE, Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
+use super::run::{FIRST_MINUTE, FOUND_SECONDS, Run, SETTLED_SECONDS, TAUGHT_SECONDS, percentile};
 use super::scenario::{Event, Faults, Kind, Scenario, Service};
 
 /// A handful of refusals.
@@ -144,6 +144,13 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         return;
     }
     if truth.faults != Faults::default() {
+        if !truth.tells() {
+            // Faults are told from a limit by their share alone, and that takes minutes; and the limit itself is found behind as
+            // many refusals as stand out from them.
+            all.push(least("share of the limit used after ten minutes", run.utilisation(FOUND_SECONDS), 0.6));
+            all.push(most("share of attempts refused", run.refused_share(0.0), 0.03));
+            return;
+        }
         // Each refusal holds the account for the second that it names, and some two in a second are believed for a while.
         all.push(least("share of the limit used", run.utilisation(0.0), 0.8));
         all.push(most("share of attempts refused", run.refused_share(0.0), 0.002));

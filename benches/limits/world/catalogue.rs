@@ -47,7 +47,7 @@ const FAULTS: Faults = Faults { broken: 0.05, refused: 0.05 };
 pub const CAPS: [u64; 4] = [100, 250, 500, 1_000];
 
 /// The names of the scenarios with a limiter.
-pub const LIMITED: [&str; 25] = [
+pub const LIMITED: [&str; 26] = [
     "rpm",
     "tpm",
     "tpm_stream",
@@ -71,6 +71,7 @@ pub const LIMITED: [&str; 25] = [
     "never",
     "accelerated",
     "faulty",
+    "faulty_blind",
     "lone",
     "lone_blind",
 ];
@@ -114,9 +115,13 @@ pub fn scenario(name: &str, kind: Kind) -> Option<Scenario> {
             scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
             scene.provider.limits.acceleration = Some(Acceleration::above(FEW_REQUESTS.0 / 5));
         }
-        "faulty" => {
+        "faulty" | "faulty_blind" => {
             scene = base(kind, Work::REQUESTS, FEW_REQUESTS);
             (scene.is_urgent, scene.provider.faults) = (true, FAULTS);
+            if name == "faulty_blind" {
+                scene.provider.limits.headers = HeaderStyle::None;
+                scene.seconds = 2.0 * SECONDS;
+            }
         }
         "lone" | "lone_blind" => {
             scene = base(kind, Work::REQUESTS, FEW_REQUESTS);

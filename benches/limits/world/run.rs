@@ -15,6 +15,9 @@ use super::scenario::{Scenario, Service};
 /// After so long nothing that is learned at the start excuses a refusal any more.
 pub const SETTLED_SECONDS: f64 = 120.0;
 
+/// From here on a silent provider's faults are told from its limit.
+pub const FOUND_SECONDS: f64 = 600.0;
+
 /// Bursts before this second teach; what they have taught must hold from then on. It lies before the third burst.
 pub const TAUGHT_SECONDS: f64 = 240.0;
 

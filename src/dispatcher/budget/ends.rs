@@ -147,14 +147,15 @@ impl Budget {
             hold = Some(self.refusals.hear(entered.at, now).max(named.unwrap_or_default()));
         }
         if is_rate && failure.pushback == Some(Pushback::Rate) && !is_of_number {
-            let pause = self.refusals.hear(entered.at, now);
             let learned = self.group(permit.group, now);
-            learned.refused(&entered, &failure.limits, named, now);
+            let is_accident = learned.refused(&entered, &failure.limits, named, now);
+            let is_told = learned.is_told();
+            let pause = if is_accident { PAUSE } else { self.refusals.hear(entered.at, now) };
             hold = match named {
                 // A silent provider that refuses again and again is given more time than it asks for.
-                Some(named) if !learned.is_told() && pause > PAUSE => Some(named.max(pause)),
+                Some(named) if !is_told && pause > PAUSE => Some(named.max(pause)),
                 Some(named) => Some(named),
-                None => Some(if learned.is_told() { PAUSE } else { pause }),
+                None => Some(if is_told { PAUSE } else { pause }),
             };
         }
         let until = clock::after(now, hold?);

@@ -8,6 +8,7 @@
 
 mod accidents;
 mod blame;
+mod inspection;
 mod lesson;
 mod memory;
 mod too_large;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use self::accidents::Accidents;
 use self::blame::Blame;
+use self::inspection::Inspection;
 use self::lesson::Lone;
 use self::too_large::TooLarge;
 use super::correction::Correction;
@@ -98,6 +100,7 @@ pub(super) struct Learned {
     too_large: Option<TooLarge>,
     lone: Option<Lone>,
     blame: Blame,
+    inspection: Inspection,
     /// How estimates of what goes in and of what comes out are off: text is measured, an answer only has its limit.
     input: Correction,
     output: Correction,
@@ -224,6 +227,9 @@ impl Learned {
         self.sent_at = Some(now);
         if self.hidden.as_ref().is_some_and(|hidden| hidden.keeps_far_below(now, now, &self.sends)) {
             self.accidents.goes();
+        }
+        if !self.is_told() {
+            self.inspection.goes(now);
         }
         for (_, told) in &mut self.told {
             told.spend(now, cost.of(told.counted), priority, caps.of(told.counted), &self.sends);

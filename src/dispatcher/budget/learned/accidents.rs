@@ -10,14 +10,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Instant;
+use crate::dispatcher::budget::memory::{ago, away, sane};
+use crate::messages::UsualFaults;
 
-const SECOND: Duration = Duration::from_secs(1);
-/// Fewer refusals than this share of a second's calls, and than so many, are taken for faults.
+/// Fewer refusals than this share of the calls of a while, and than so many, are taken for faults.
 const FEW: f64 = 0.1;
 const MANY: f64 = 4.0;
 /// A limit is given up when so many calls far below it were refused, and such a share of them.
 const UNEXPLAINED: u32 = 4;
 const SHARE: f64 = 0.03;
+/// No more than this is ever taken for faults: who believes that all is sees no limit.
+const MOST: f64 = 0.5;
 /// By so many deviations more than are usual make one believe in a limit again.
 const DEVIATIONS: f64 = 3.0;
 /// How long faults are thought to go on.
@@ -32,7 +35,7 @@ struct Usual {
 
 #[derive(Debug, Default)]
 pub(super) struct Accidents {
-    /// Refusals of the last second.
+    /// Refusals of late.
     refused_at: VecDeque<Instant>,
     /// Calls far below a limit since it is believed in, and how many of them were refused.
     went: u32,
@@ -71,10 +74,26 @@ impl Accidents {
         self.usual.filter(|usual| now < usual.at + FRESH).map_or(0.0, |usual| usual.share)
     }
 
-    /// One was refused, of `sent` within the last second. Whether so many were that it is hardly faults.
-    pub(super) fn exceeded(&mut self, sent: u64, now: Instant) -> bool {
+    pub(super) fn remember(&self, now: Instant) -> Option<UsualFaults> {
+        let usual = self.usual.filter(|usual| now < usual.at + FRESH)?;
+        Some(UsualFaults { share: usual.share, s_ago: away(usual.at, now) })
+    }
+
+    /// Takes up what was remembered, bounded.
+    pub(super) fn recall(kept: UsualFaults, now: Instant) -> Self {
+        let usual = Usual { share: sane(kept.share, 0.0..=MOST, 0.0), at: ago(now, kept.s_ago) };
+        Self { usual: Some(usual), ..Self::default() }
+    }
+
+    /// Such a share of all is usually refused by accident, as far as is known from elsewhere.
+    pub(super) fn expect(&mut self, share: f64, now: Instant) {
+        self.usual = Some(Usual { share: share.min(MOST), at: now });
+    }
+
+    /// One was refused, of `sent` within this time. Whether so many were that it is hardly faults.
+    pub(super) fn exceeded(&mut self, window: Duration, sent: u64, now: Instant) -> bool {
         self.refused_at.push_back(now);
-        while self.refused_at.front().is_some_and(|at| *at < now - SECOND) {
+        while self.refused_at.front().is_some_and(|at| *at < now - window) {
             self.refused_at.pop_front();
         }
         let sent = sent.max(1) as f64;

@@ -3,7 +3,8 @@
 //! *Known* is only that it refused, and what was sent before. A refusal may be an accident (a fault among many calls), so one
 //! alone teaches nothing of a provider of which nothing is guessed: two at a like rate do. Where something is guessed, the
 //! guess that was nearest to being used up is to blame. A refusal although there was room by the provider's own word is of a
-//! limit that it hides (it counts over a second or ten, too).
+//! limit that it hides (it counts over a second or ten, too). What a silent provider refuses ever again, however slowly calls
+//! go, is no limit's doing ([`super::inspection`]): then it is let pass, as long as it is no more than usual.
 
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use crate::messages::{BudgetReading, Dimension, LimitReport};
 pub(super) const LESSON_WITHIN: Duration = Duration::from_secs(600);
 const LESSON_AFTER: Duration = Duration::from_secs(4);
 const LIKE: f64 = 1.5;
+/// Over what refusals despite room are counted.
+const SECOND: Duration = Duration::from_secs(1);
 /// What is not the likelier of two explanations is guessed so much higher.
 const UNLIKELY: f64 = 1.25;
 
@@ -41,31 +44,61 @@ impl Learned {
     }
 
     /// An attempt was refused for its rate; `told` is how long the provider said to wait. Behind
-    /// [`Learned::not_admitted`].
+    /// [`Learned::not_admitted`]. Whether that was an accident, and says nothing of the rate.
     pub(in super::super) fn refused(
         &mut self,
         entered: &Entered,
         report: &LimitReport,
         told: Option<Duration>,
         now: Instant,
-    ) {
+    ) -> bool {
         if refused_whole(report) {
             self.too_large(entered, report, now);
         }
         if self.shows_room(entered, report) {
             self.hidden_refused(entered, told, now);
         }
-        if !self.is_told() {
-            self.compare(entered, told, now);
+        if self.is_told() {
+            return false;
         }
+        if self.is_accident(entered, told, now) {
+            return true;
+        }
+        self.compare(entered, told, now);
         let near = |guess: &Option<Guess>| guess.as_ref().map_or(-1.0, |guess| guess.use_at(now, &self.sends));
         let (requests, tokens) = (near(&self.requests), near(&self.tokens));
         let blamed = if requests >= tokens { &mut self.requests } else { &mut self.tokens };
         if let Some(guess) = blamed {
             guess.cut(now, entered.at, entered.ticket, told, &self.sends);
-        } else if !self.is_told() {
+            self.inspection.begin(now);
+        } else {
             self.lesson(entered, told, now);
         }
+        false
+    }
+
+    /// Whether a silent provider has refused for no limit, as it usually does.
+    fn is_accident(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) -> bool {
+        // Who wants a long wait counts over long.
+        if told.is_some_and(|told| told > Guess::WINDOW) {
+            return false;
+        }
+        let were_usual = self.accidents.are_usual(now);
+        let is_in_a_row = self.inspection.is_in_a_row(entered.at, &self.sends);
+        let is_usual = !self.exceeds_accidents(Guess::WINDOW, now) && !is_in_a_row && were_usual;
+        let Some(share) = self.inspection.refused(entered.at, now, &self.sends) else { return is_usual };
+        self.accidents.expect(share, now);
+        if !were_usual {
+            // Nothing that was guessed from them is worth anything.
+            (self.requests, self.tokens, self.lone) = (None, None, None);
+        }
+        true
+    }
+
+    /// One more was refused: whether so many were of late that it is hardly by accident.
+    fn exceeds_accidents(&mut self, window: Duration, now: Instant) -> bool {
+        let sent = self.sends.since(now - window, Counted::Requests);
+        self.accidents.exceeded(window, sent, now)
     }
 
     /// Where two limits are guessed and one of them shows not to be the one that is refused for, it is given room.
@@ -100,8 +133,7 @@ impl Learned {
     /// An attempt was refused although there was room. A volley of refusals shows a hidden limit, and so does a lone one where
     /// more went within ten seconds or one than is their share of a limit that counts over longer; else it is an accident.
     fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
-        let sent = self.sends.since(now - Duration::from_secs(1), Counted::Requests);
-        let is_accident = !self.accidents.exceeded(sent, now);
+        let is_accident = !self.exceeds_accidents(SECOND, now);
         let is_contradicted =
             self.hidden.as_ref().is_some_and(|hidden| hidden.keeps_far_below(entered.at, now, &self.sends));
         if is_contradicted && self.accidents.contradict(now) {

@@ -1,6 +1,6 @@
 //! What is learned of a group's limits, as it is shown and kept.
 
-use super::{CapRates, KEPT, Learned, Lone, Name, Told, Wait, Why};
+use super::{Accidents, CapRates, Inspection, KEPT, Learned, Lone, Name, Told, Wait, Why};
 use crate::clock::Instant;
 use crate::dispatcher::budget::correction::Correction;
 use crate::dispatcher::budget::day::UsedUp;
@@ -37,6 +37,8 @@ impl Learned {
                 requests_per_minute: lone.requests,
                 tokens_per_minute: lone.tokens,
             }),
+            faults: self.accidents.remember(now),
+            inspected: self.inspection.remember(now),
             day_used_up_for_s: self.used_up_until(now).map(|until| away(now, until)),
         }
     }
@@ -58,6 +60,8 @@ impl Learned {
                 requests: sane(lone.requests_per_minute, 0.0..=f64::MAX, 0.0),
                 tokens: sane(lone.tokens_per_minute, 0.0..=f64::MAX, 0.0),
             }),
+            accidents: kept.faults.map(|faults| Accidents::recall(faults, now)).unwrap_or_default(),
+            inspection: kept.inspected.map(|kept| Inspection::recall(kept, now)).unwrap_or_default(),
             day: kept.day_used_up_for_s.map(|s| UsedUp::new(ahead(now, s))),
             ..Self::default()
         };

@@ -225,6 +225,33 @@ fn faults_are_no_hidden_limit_however_many() {
 }
 
 #[test]
+fn what_a_silent_provider_refuses_ever_again_is_no_limit_until_more_is() {
+    let mut rig = Rig::new();
+    let (mut at, mut number) = (10.0, 0);
+    // One in twenty by fault, and behind that whatever is more than `most` within ten seconds.
+    let mut play = |until: f64, most: u64| {
+        let mut accidents = 0;
+        while at < until {
+            at = rig.ready_at(at, 100);
+            let call = rig.send(at, 100);
+            number += 1;
+            if number % 20 == 0 || rig.learned.sends.since(rig.at(at - 10.0), Counted::Requests) > most {
+                rig.learned.not_admitted(&call, true, rig.at(at));
+                accidents += u32::from(rig.learned.refused(&call, &LimitReport::default(), Some(s(1.0)), rig.at(at)));
+                at += 1.0;
+            }
+            at += 0.1;
+        }
+        (accidents, rig.limit(until))
+    };
+    let (accidents, limit) = play(300.0, u64::MAX);
+    assert_eq!(limit, None, "nothing is guessed from faults");
+    assert!(accidents > 20, "{accidents}");
+    let (_, limit) = play(420.0, 20);
+    assert!(limit.is_some_and(|limit| (60.0..180.0).contains(&limit)), "120 a minute are: {limit:?}");
+}
+
+#[test]
 fn what_is_told_keeps_calls_back_and_says_which_budget_it_is() {
     let mut rig = Rig::new();
     let call = rig.send(0.0, 100);

@@ -178,7 +178,7 @@ proptest! {
             prop::sample::select(vec![
                 0.0, -1.0, 1.0, 60.0, 1e9, -1e9, 1e300, -1e300, f64::NAN, f64::INFINITY, f64::NEG_INFINITY,
             ]),
-            24,
+            28,
         ),
         counts in prop::collection::vec(prop::sample::select(vec![0, 1, 600, u64::MAX]), 4),
         kind in prop::sample::select(vec![LimiterKind::Bucket, LimiterKind::Window, LimiterKind::Quota]),
@@ -218,8 +218,8 @@ fn nonsense(numbers: &[f64], counts: &[u64], kind: LimiterKind, now: Instant) ->
     sane.hear(&mut permit, &report, now);
     sane.settle(permit, None, now);
     let mut memory = sane.remember(&groups, now);
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, t, u, v, w, x, y] = numbers else {
-        panic!("24 numbers")
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, t, u, v, w, x, y, z, aa, bb, cc] = numbers else {
+        panic!("28 numbers")
     };
     let learned = &mut memory.models[0].learned;
     (learned.input_times, learned.output_times) = (*a, *b);
@@ -249,6 +249,14 @@ fn nonsense(numbers: &[f64], counts: &[u64], kind: LimiterKind, now: Instant) ->
         over_s: *b,
         refused_s_ago: *y,
     }));
+    learned.faults = Some(crate::messages::UsualFaults { share: *z, s_ago: *aa });
+    learned.inspected = Some(crate::messages::InspectedRefusals {
+        s_ago: *bb,
+        doubt: *cc,
+        calls: counts[2] as u32,
+        refused: counts[3] as u32,
+        refused_s_ago: Some(*aa),
+    });
     (memory.held_for_s, memory.rests) = (Some(*y), RestMemory::new(Some(*a), *b));
     for log in [&mut memory.log, &mut memory.models[0].log] {
         *log = vec![Past::new(*c, counts[2], counts[3]); 3];
