@@ -128,6 +128,10 @@ impl Learned {
         self.told.iter().any(|(_, told)| (told.counted == Counted::Requests) == (counted == Counted::Requests))
     }
 
+    fn told_requests(&self) -> Option<&Told> {
+        self.told.iter().map(|(_, told)| told).find(|told| told.counted == Counted::Requests)
+    }
+
     /// Whether the provider tells of any of its limits.
     pub(super) fn is_told(&self) -> bool {
         !self.told.is_empty()
@@ -271,11 +275,7 @@ impl Learned {
         self.answered(entered);
         self.told.retain(|(_, told)| told.silent < SILENT);
         // A hidden limit was guessed below what was told then: where the period has turned out shorter it is void.
-        let told = self
-            .told
-            .iter()
-            .find(|(_, told)| told.counted == Counted::Requests)
-            .map(|(_, told)| told.most_per_minute());
+        let told = self.told_requests().map(Told::most_per_minute);
         self.hidden.take_if(|hidden| told.is_some_and(|told| told > 1.5 * hidden.top()));
         // Of what the request is charged the provider tells the sum only: the text's part is taken for the rest.
         if let Some(charged) = report.cost {

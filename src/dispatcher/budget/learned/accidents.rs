@@ -13,9 +13,11 @@ use crate::clock::Instant;
 use crate::dispatcher::budget::memory::{ago, away, sane};
 use crate::messages::UsualFaults;
 
-/// Fewer refusals than this share of the calls of a while, and than so many, are taken for faults.
+/// Fewer refusals than this share of the calls of a while are taken for faults; fewer than the fewest in any case, and
+/// many in none.
 const FEW: f64 = 0.1;
-const MANY: f64 = 4.0;
+pub(super) const FEWEST: f64 = 2.0;
+pub(super) const MANY: f64 = 4.0;
 /// A limit is given up when so many calls far below it were refused, and such a share of them.
 const UNEXPLAINED: u32 = 4;
 const SHARE: f64 = 0.03;
@@ -90,8 +92,8 @@ impl Accidents {
         self.usual = Some(Usual { share: share.min(MOST), at: now });
     }
 
-    /// One was refused, of `sent` within this time. Whether so many were that it is hardly faults.
-    pub(super) fn exceeded(&mut self, window: Duration, sent: u64, now: Instant) -> bool {
+    /// One was refused, of `sent` within this time. Whether so many were, `fewest` at least, that it is hardly faults.
+    pub(super) fn exceeded(&mut self, window: Duration, fewest: f64, sent: u64, now: Instant) -> bool {
         self.refused_at.push_back(now);
         while self.refused_at.front().is_some_and(|at| *at < now - window) {
             self.refused_at.pop_front();
@@ -99,6 +101,6 @@ impl Accidents {
         let sent = sent.max(1) as f64;
         let usual = self.usual(now) * sent;
         let most = if usual > 0.0 { usual + DEVIATIONS * usual.sqrt() + 1.0 } else { 0.0 };
-        self.refused_at.len() as f64 >= (FEW * sent).clamp(2.0, MANY).max(most)
+        self.refused_at.len() as f64 >= (FEW * sent).clamp(fewest, MANY).max(most)
     }
 }

@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use super::accidents::{FEWEST, MANY};
 use super::too_large::refused_whole;
 use super::{Entered, Learned};
 use crate::clock::Instant;
@@ -85,7 +86,7 @@ impl Learned {
         }
         let were_usual = self.accidents.are_usual(now);
         let is_in_a_row = self.inspection.is_in_a_row(entered.at, &self.sends);
-        let is_usual = !self.exceeds_accidents(Guess::WINDOW, now) && !is_in_a_row && were_usual;
+        let is_usual = !self.exceeds_accidents(Guess::WINDOW, FEWEST, now) && !is_in_a_row && were_usual;
         let Some(share) = self.inspection.refused(entered.at, now, &self.sends) else { return is_usual };
         self.accidents.expect(share, now);
         if !were_usual {
@@ -96,9 +97,9 @@ impl Learned {
     }
 
     /// One more was refused: whether so many were of late that it is hardly by accident.
-    fn exceeds_accidents(&mut self, window: Duration, now: Instant) -> bool {
+    fn exceeds_accidents(&mut self, window: Duration, fewest: f64, now: Instant) -> bool {
         let sent = self.sends.since(now - window, Counted::Requests);
-        self.accidents.exceeded(window, sent, now)
+        self.accidents.exceeded(window, fewest, sent, now)
     }
 
     /// Where two limits are guessed and one of them shows not to be the one that is refused for, it is given room.
@@ -133,22 +134,25 @@ impl Learned {
     /// An attempt was refused although there was room. A volley of refusals shows a hidden limit, and so does a lone one where
     /// more went within ten seconds or one than is their share of a limit that counts over longer; else it is an accident.
     fn hidden_refused(&mut self, entered: &Entered, told: Option<Duration>, now: Instant) {
-        let is_accident = !self.exceeds_accidents(SECOND, now);
+        let requests = self.told_requests().map(|told| (told.limit(), told.kind.seeming_period()));
+        // Who tells of a second's calls hardly has a limit beside it that is tighter.
+        let is_tight = requests.is_some_and(|(_, period)| period.is_some_and(|period| period <= SECOND));
+        let fewest = if is_tight { MANY } else { FEWEST };
+        let is_accident = !self.exceeds_accidents(SECOND, fewest, now);
         let is_contradicted =
             self.hidden.as_ref().is_some_and(|hidden| hidden.keeps_far_below(entered.at, now, &self.sends));
         if is_contradicted && self.accidents.contradict(now) {
             self.hidden = None;
             return;
         }
-        let Some((_, requests)) = self.told.iter().find(|(_, told)| told.counted == Counted::Requests) else { return };
         // What is hidden is less than what is told: while nobody knows how much that is, a refusal teaches nothing.
-        let Some(period) = requests.kind.seeming_period() else { return };
-        let top = requests.limit() / period.as_secs_f64() * 60.0;
+        let Some((limit, Some(period))) = requests else { return };
+        let top = limit / period.as_secs_f64() * 60.0;
         match &mut self.hidden {
             None => {
                 let is_crowded = [1, 10].map(Duration::from_secs).into_iter().any(|window| {
                     let went = self.sends.since(now - window, Counted::Requests) as f64;
-                    window < period && went > requests.limit() * window.as_secs_f64() / period.as_secs_f64()
+                    window < period && went > limit * window.as_secs_f64() / period.as_secs_f64()
                 });
                 if (is_crowded && !self.accidents.are_usual(now)) || !is_accident {
                     self.accidents.believe();
