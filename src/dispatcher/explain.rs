@@ -61,6 +61,7 @@ impl Lane {
                     events::limit_learned(&account.id, self.groups.name(group), &learned(&fact, was.as_ref()));
                 }
                 News::AtOnce(found) => events::at_once_found(&account.id, found),
+                News::Faults(share) => events::refuses_for_no_limit(&account.id, self.groups.name(group), share),
             }
         }
     }

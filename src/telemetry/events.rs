@@ -115,6 +115,12 @@ pub(crate) fn at_once_found(account: &AccountId, at_once: usize) {
     tracing::info!(%account, at_once, "found how many at once it takes");
 }
 
+/// An account is refused such a share of its calls whatever their rate.
+pub(crate) fn refuses_for_no_limit(account: &AccountId, model: Option<&str>, share: f64) {
+    let percent = (100.0 * share).round();
+    tracing::warn!(%account, model, percent, "it refuses as many calls however slowly they go: taken for its faults, not for a limit");
+}
+
 /// An upstream answers nothing: its calls go elsewhere or end at once, one a second is let through.
 pub(crate) fn breaker_opened(upstream: &str, failed: u32, silent: Duration, waiting: usize, last: &str) {
     tracing::warn!(

@@ -1,4 +1,4 @@
-//! What an operator wants to hear once: that a limit was learned, or is another by now.
+//! What an operator wants to hear once: that a limit was learned, or is another by now, or that refusals are of none.
 //!
 //! Said when it is new, and when it has changed for good: what moves all the time is worth a line a minute at most.
 
@@ -11,6 +11,9 @@ use crate::messages::{Dimension, LimiterKind, Scope};
 
 /// Between two lines about one thing.
 const BETWEEN: Duration = Duration::from_secs(60);
+
+/// Between two lines about faults that go on.
+const AGAIN: Duration = Duration::from_secs(3_600);
 
 /// What is found out by trial is another when it is off by this share.
 const OTHER: f64 = 0.2;
@@ -52,6 +55,8 @@ pub(crate) enum News {
     Limit(Fact, Option<Fact>),
     /// So many at once are taken.
     AtOnce(usize),
+    /// Such a share is refused for no limit.
+    Faults(f64),
 }
 
 /// What was said, and when.
@@ -59,6 +64,7 @@ pub(crate) enum News {
 pub(super) struct Said {
     limits: HashMap<(Group, Whose, Dimension), (Fact, Instant)>,
     at_once: Option<(usize, Instant)>,
+    faults: HashMap<Group, Instant>,
 }
 
 impl Budget {
@@ -80,6 +86,12 @@ impl Budget {
                 self.said.at_once = Some((found, now));
             }
         }
+        if let Some(share) = self.groups.get(&group).and_then(|learned| learned.faults(now))
+            && self.said.faults.get(&group).is_none_or(|at| *at + AGAIN <= now)
+        {
+            news.push(News::Faults(share));
+            self.said.faults.insert(group, now);
+        }
         news
     }
 }
@@ -90,7 +102,9 @@ mod tests {
     use crate::clock;
     use crate::config::Limits;
     use crate::dispatcher::ask::Ask;
-    use crate::messages::{BudgetReading, LimitReport, Priority, Reset, Tokens};
+    use crate::messages::{
+        BudgetReading, Failure, FailureKind, Headers, LimitReport, Priority, Pushback, Reset, Sent, Tokens,
+    };
 
     const ASK: Ask = Ask { group: Group(7), tokens: Tokens { input: 0, output: 0 }, priority: Priority::Normal };
 
@@ -122,7 +136,7 @@ mod tests {
             .iter()
             .map(|news| match news {
                 News::Limit(fact, was) => (fact.limit, fact.kind, was.map(|was| was.kind)),
-                News::AtOnce(_) => panic!("nothing was refused"),
+                News::AtOnce(_) | News::Faults(_) => panic!("nothing was refused"),
             })
             .collect();
         use LimiterKind::{Bucket, Window};
@@ -141,5 +155,31 @@ mod tests {
             news += calls(&mut budget, &mut now, 1, Duration::from_millis(500), 500 + n).len();
         }
         assert!((4..=6).contains(&news), "{news} lines in five minutes");
+    }
+
+    #[test]
+    fn faults_are_news_once_an_hour() {
+        let mut now = clock::now();
+        let mut budget = Budget::new(Limits::default(), 512, now);
+        let mut shares = Vec::new();
+        for n in 1..20_000 {
+            now += Duration::from_millis(250);
+            let permit = budget.reserve(now, &ASK);
+            if n % 20 == 0 {
+                let mut failure = Failure::new(FailureKind::RateLimited, Sent::Maybe, "too many", "");
+                failure.pushback = Some(Pushback::Rate);
+                failure.answer = Some((429, Headers::new(), bytes::Bytes::new()));
+                failure.hint.after = Some(Duration::from_secs(1));
+                budget.failed(permit, &failure, now);
+            } else {
+                budget.settle(permit, None, now);
+            }
+            shares.extend(budget.news(ASK.group, now).into_iter().filter_map(|news| match news {
+                News::Faults(share) => Some(share),
+                _ => None,
+            }));
+        }
+        assert_eq!(shares.len(), 2, "in 83 minutes: {shares:?}");
+        assert!(shares.iter().all(|share| (0.03..0.07).contains(share)), "{shares:?}");
     }
 }

@@ -62,29 +62,24 @@ impl Accidents {
         let share = f64::from(self.unexplained) / f64::from(self.went.max(1));
         let is_wrong = self.unexplained >= UNEXPLAINED && share >= SHARE;
         if is_wrong {
-            self.usual = Some(Usual { share, at: now });
+            self.expect(share, now);
         }
         is_wrong
     }
 
-    /// Whether faults are usual.
-    pub(super) fn are_usual(&self, now: Instant) -> bool {
-        self.usual(now) > 0.0
-    }
-
-    fn usual(&self, now: Instant) -> f64 {
-        self.usual.filter(|usual| now < usual.at + FRESH).map_or(0.0, |usual| usual.share)
+    /// The share that is usually refused by accident, where that is known.
+    pub(super) fn usual(&self, now: Instant) -> Option<f64> {
+        self.usual.filter(|usual| now < usual.at + FRESH).map(|usual| usual.share)
     }
 
     pub(super) fn remember(&self, now: Instant) -> Option<UsualFaults> {
-        let usual = self.usual.filter(|usual| now < usual.at + FRESH)?;
-        Some(UsualFaults { share: usual.share, s_ago: away(usual.at, now) })
+        Some(UsualFaults { share: self.usual(now)?, s_ago: away(self.usual?.at, now) })
     }
 
     /// Takes up what was remembered, bounded.
     pub(super) fn recall(kept: UsualFaults, now: Instant) -> Self {
         let usual = Usual { share: sane(kept.share, 0.0..=MOST, 0.0), at: ago(now, kept.s_ago) };
-        Self { usual: Some(usual), ..Self::default() }
+        Self { usual: Some(usual).filter(|usual| usual.share > 0.0), ..Self::default() }
     }
 
     /// Such a share of all is usually refused by accident, as far as is known from elsewhere.
@@ -99,8 +94,7 @@ impl Accidents {
             self.refused_at.pop_front();
         }
         let sent = sent.max(1) as f64;
-        let usual = self.usual(now) * sent;
-        let most = if usual > 0.0 { usual + DEVIATIONS * usual.sqrt() + 1.0 } else { 0.0 };
+        let most = self.usual(now).map_or(0.0, |share| share * sent + DEVIATIONS * (share * sent).sqrt() + 1.0);
         self.refused_at.len() as f64 >= (FEW * sent).clamp(fewest, MANY).max(most)
     }
 }

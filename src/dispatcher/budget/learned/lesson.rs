@@ -84,7 +84,7 @@ impl Learned {
         if told.is_some_and(|told| told > Guess::WINDOW) {
             return false;
         }
-        let were_usual = self.accidents.are_usual(now);
+        let were_usual = self.accidents.usual(now).is_some();
         let is_in_a_row = self.inspection.is_in_a_row(entered.at, &self.sends);
         let is_usual = !self.exceeds_accidents(Guess::WINDOW, FEWEST, now) && !is_in_a_row && were_usual;
         let Some(share) = self.inspection.refused(entered.at, now, &self.sends) else { return is_usual };
@@ -154,7 +154,7 @@ impl Learned {
                     let went = self.sends.since(now - window, Counted::Requests) as f64;
                     window < period && went > limit * window.as_secs_f64() / period.as_secs_f64()
                 });
-                if (is_crowded && !self.accidents.are_usual(now)) || !is_accident {
+                if (is_crowded && self.accidents.usual(now).is_none()) || !is_accident {
                     self.accidents.believe();
                     self.hidden = Some(Guess::refused(Counted::Requests, top, top, Guess::FLAT_AFTER, now));
                 }

@@ -112,6 +112,11 @@ impl Learned {
         Some(told.wait(now, Priority::High, &self.sends))
     }
 
+    /// The share that is refused for no limit, where that is known.
+    pub(in super::super) fn faults(&self, now: Instant) -> Option<f64> {
+        self.accidents.usual(now)
+    }
+
     /// The limits as they are known by now; not what stands for a cap.
     pub(in super::super) fn facts(&self) -> impl Iterator<Item = Fact> + '_ {
         let told = self.told.iter().map(|(name, told)| Fact {
