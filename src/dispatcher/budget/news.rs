@@ -102,9 +102,8 @@ mod tests {
     use crate::clock;
     use crate::config::Limits;
     use crate::dispatcher::ask::Ask;
-    use crate::messages::{
-        BudgetReading, Failure, FailureKind, Headers, LimitReport, Priority, Pushback, Reset, Sent, Tokens,
-    };
+    use crate::dispatcher::budget::tests::refusals::too_fast;
+    use crate::messages::{BudgetReading, LimitReport, Priority, Reset, Tokens};
 
     const ASK: Ask = Ask { group: Group(7), tokens: Tokens { input: 0, output: 0 }, priority: Priority::Normal };
 
@@ -166,11 +165,7 @@ mod tests {
             now += Duration::from_millis(250);
             let permit = budget.reserve(now, &ASK);
             if n % 20 == 0 {
-                let mut failure = Failure::new(FailureKind::RateLimited, Sent::Maybe, "too many", "");
-                failure.pushback = Some(Pushback::Rate);
-                failure.answer = Some((429, Headers::new(), bytes::Bytes::new()));
-                failure.hint.after = Some(Duration::from_secs(1));
-                budget.failed(permit, &failure, now);
+                budget.failed(permit, &too_fast(Some(Duration::from_secs(1))), now);
             } else {
                 budget.settle(permit, None, now);
             }

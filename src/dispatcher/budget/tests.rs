@@ -1,7 +1,7 @@
 //! What an account may do, by its caps, holds and rests.
 
 mod pushed_back;
-mod refusals;
+pub(super) mod refusals;
 pub(super) mod said;
 
 use std::time::Duration;

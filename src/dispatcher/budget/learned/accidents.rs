@@ -82,7 +82,7 @@ impl Accidents {
         Self { usual: Some(usual).filter(|usual| usual.share > 0.0), ..Self::default() }
     }
 
-    /// Such a share of all is usually refused by accident, as far as is known from elsewhere.
+    /// Such a share of all is usually refused by accident, as far as is known now.
     pub(super) fn expect(&mut self, share: f64, now: Instant) {
         self.usual = Some(Usual { share: share.min(MOST), at: now });
     }

@@ -1,7 +1,7 @@
 use super::lesson::LESSON_WITHIN;
 use super::*;
 use crate::clock;
-use crate::messages::Reset;
+use crate::messages::{Period, Reset};
 
 fn s(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds)
@@ -203,6 +203,20 @@ fn a_refusal_despite_room_shows_a_hidden_limit_beside_what_is_told() {
 }
 
 #[test]
+fn of_a_told_seconds_calls_two_that_are_refused_are_faults_and_four_show_a_limit() {
+    let mut second = BudgetReading::new(Dimension::Requests, Scope::Whole, Some(Period::SECOND));
+    (second.remaining, second.limit) = (Some(10), Some(20));
+    for (refused, is_hidden) in [(2, false), (4, true)] {
+        let mut rig = Rig::new();
+        let call = rig.send(0.0, 100);
+        rig.hear(0.1, &call, &says(&[second]));
+        let calls: Vec<Entered> = (0..20).map(|_| rig.send(5.0, 100)).collect();
+        calls[..refused].iter().for_each(|call| rig.refuse(5.1, call, &says(&[second]), None));
+        assert_eq!(rig.learned.hidden.is_some(), is_hidden, "{refused}");
+    }
+}
+
+#[test]
 fn faults_are_no_hidden_limit_however_many() {
     let mut rig = Rig::new();
     let room = minute(600, 1_200);
@@ -249,6 +263,12 @@ fn what_a_silent_provider_refuses_ever_again_is_no_limit_until_more_is() {
     assert!(accidents > 20, "{accidents}");
     let (_, limit) = play(420.0, 20);
     assert!(limit.is_some_and(|limit| (60.0..180.0).contains(&limit)), "120 a minute are: {limit:?}");
+    // A restart keeps what was found out.
+    let now = rig.at(420.0);
+    let kept = rig.learned.remember(None, now);
+    let recalled = Learned::recall(&kept, &rig.learned.log(now), now).remember(None, now);
+    assert!(kept.faults.is_some() && kept.inspected.is_some());
+    assert_eq!((recalled.faults, recalled.inspected), (kept.faults, kept.inspected));
 }
 
 #[test]

@@ -6,11 +6,11 @@ use super::*;
 use crate::config::Limits;
 use crate::dispatcher::ask::{Ask, Group};
 use crate::dispatcher::budget::rest::RestMemory;
+use crate::dispatcher::budget::tests::refusals::too_fast;
 use crate::dispatcher::budget::{Permit, Ready};
 use crate::dispatcher::check::cases;
 use crate::messages::{
-    BudgetReading, Dimension, Failure, FailureKind, LearnedBudget, LimitReport, LimiterKind, Period, Priority,
-    Pushback, Reset, Scope, Sent, Tokens,
+    BudgetReading, Dimension, LearnedBudget, LimitReport, LimiterKind, Period, Priority, Reset, Scope, Tokens,
 };
 
 const LIMIT: f64 = 600.0;
@@ -83,10 +83,7 @@ fn take(
     now: Instant,
 ) {
     if *is_refused {
-        let mut failure = Failure::new(FailureKind::RateLimited, Sent::Maybe, "too many", "");
-        failure.pushback = Some(Pushback::Rate);
-        failure.answer = Some((429, crate::messages::Headers::new(), bytes::Bytes::new()));
-        failure.hint.after = Some(s(1.0));
+        let mut failure = too_fast(Some(s(1.0)));
         failure.limits = report.clone();
         budget.failed(permit, &failure, now);
     } else {

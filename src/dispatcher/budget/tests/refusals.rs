@@ -9,7 +9,7 @@ use crate::dispatcher::check::cases;
 use crate::messages::{BudgetReading, Dimension, Headers, Reset, Scope, Sent, Tokens};
 
 /// A 429 for the rate that names its time, or does not.
-fn too_fast(named: Option<Duration>) -> Failure {
+pub(in super::super) fn too_fast(named: Option<Duration>) -> Failure {
     let mut failure = Failure::new(FailureKind::RateLimited, Sent::Maybe, "too fast", "scripted");
     failure.pushback = Some(Pushback::Rate);
     failure.answer = Some((429, Headers::default(), Bytes::new()));
