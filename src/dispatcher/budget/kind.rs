@@ -82,7 +82,7 @@ impl Kind {
             since: ago(at, signs.watched_s),
             longest_reset: seconds(signs.longest_reset_s),
             seems: None,
-            open: signs.perhaps_s.map(seconds),
+            open: signs.perhaps_s.filter(|perhaps| (0.5..60.0).contains(perhaps)).map(seconds),
         }
     }
 

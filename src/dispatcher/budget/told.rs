@@ -9,10 +9,14 @@
 //! - a window too long to wait through bit by bit (a day's quota): `level = remaining - own sends behind the snapshot`,
 //!   until its reset
 //!
-//! Responses come late and out of order: the snapshot of a request that was sent earlier says nothing new, and of those
-//! sent within a tenth of a second, which may have overtaken each other on the wire, the lowest is taken for the newest.
+//! - what may be a bucket or a short window yet is held to both ([`either`])
+//!
+//! Responses come late and out of order: the snapshot of a request that was sent earlier says nothing new, but that the newest
+//! does not know of it where less is left by it. Of those sent within a tenth of a second, which may have overtaken each other on
+//! the wire, the lowest is taken for the newest. A bucket's snapshot that shows more than was believed is believed bit by bit.
 
 mod charge;
+mod either;
 mod memory;
 
 use std::collections::BTreeMap;
@@ -61,6 +65,10 @@ const NOISE: f64 = 0.1;
 
 /// The margin is kept for so long behind a snapshot.
 const MARGIN_FOR: Duration = Duration::from_secs(10);
+
+/// A request that was long on its way is answered with what has come in meanwhile, which its snapshot is then rolled forward
+/// over once more. So a snapshot that shows more than was believed raises the belief bit by bit, over some such time.
+const RISE: Duration = Duration::from_millis(300);
 
 /// Timers are late: so much of a turn that was missed is made up for.
 pub(super) const LATE: Duration = Duration::from_millis(20);
@@ -183,6 +191,7 @@ impl Told {
             self.margin.hear(believed - overtaking - new.remaining, limit);
         }
         if new.sent + VOLLEY < old.sent {
+            self.see_overtaken(&new, unanswered);
             return;
         }
         if new.sent < old.sent + VOLLEY && limit == old.limit {
@@ -192,7 +201,8 @@ impl Told {
             }
         }
         let unseen = self.unseen_by(&new, unanswered);
-        if self.kind.hear(new.sent, limit, limit - new.remaining, new.reset) {
+        let is_other = self.kind.hear(new.sent, limit, limit - new.remaining, new.reset);
+        if is_other {
             // What was believed of another kind of limiter is void.
             self.margin = Margin::default();
             self.believed.clear();
@@ -204,19 +214,43 @@ impl Told {
         } else if limit == old.limit {
             let dt = seconds(old.sent, new.sent);
             if dt > 0.02 {
-                let expected = self.rolled(&old, new.sent, Some(new.ticket), sends) - self.unseen + unseen;
+                let expected = self.rolled(&old, self.filling(old.limit), new.sent, Some(new.ticket), sends)
+                    - self.unseen
+                    + unseen;
                 let rate = (expected - new.remaining) / dt;
                 self.others += (1.0 - (-dt / 5.0).exp()) * (rate - self.others);
             }
         }
+        let believed = (self.kind.is_bucket && !is_other && limit == old.limit).then(|| {
+            let level = self.level + self.rate() * seconds(self.at, new.heard) - self.unseen;
+            level.min(limit)
+        });
         self.take(new, unseen, sends);
+        if let Some(believed) = believed {
+            self.rise_from(believed, old.sent);
+        }
+    }
+
+    /// What the newest snapshot shows more than was `believed`, of one that was sent `before`, counts bit by bit.
+    fn rise_from(&mut self, believed: f64, before: Instant) {
+        let still = (-seconds(before, self.newest.sent) / RISE.as_secs_f64()).exp();
+        self.level -= still * (self.level - self.unseen - believed).max(0.0);
     }
 
     fn take(&mut self, new: Snapshot, unseen: f64, sends: &Sends) {
         self.at = self.at.max(new.heard);
-        self.level = self.rolled(&new, self.at, None, sends);
+        self.level = self.rolled(&new, self.filling(new.limit), self.at, None, sends);
         self.newest = new;
         self.unseen = unseen;
+    }
+
+    /// By the answer to an earlier send less is left than by the newest snapshot: it came behind that one on the wire, which does
+    /// not know of it.
+    fn see_overtaken(&mut self, late: &Snapshot, unanswered: &Unanswered) {
+        let is_behind = late.ticket < self.newest.ticket && late.remaining < self.newest.remaining;
+        if let Some((_, cost)) = unanswered.get(&late.ticket).filter(|_| is_behind && late.limit == self.newest.limit) {
+            self.unseen += cost.of(self.counted) as f64;
+        }
     }
 
     /// What of our own sends a snapshot may not know of: those from shortly before its request, still unanswered.
@@ -257,15 +291,19 @@ impl Told {
         }
     }
 
-    /// A bucket's level at `at`, from a snapshot on: what flows in, less our sends, those behind `last` not counted.
-    fn rolled(&self, from: &Snapshot, at: Instant, last: Option<Ticket>, sends: &Sends) -> f64 {
-        let rate = from.limit / self.kind.period.as_secs_f64();
+    /// A bucket's level at `at`, from a snapshot on: what flows in at `rate`, less our sends, those behind `last` not counted.
+    fn rolled(&self, from: &Snapshot, rate: f64, at: Instant, last: Option<Ticket>, sends: &Sends) -> f64 {
         let (mut level, mut time) = (from.remaining, from.sent);
         for (sent, cost) in sends.each_behind(from.ticket, last, self.counted) {
             level = (level + rate * seconds(time, sent)).min(from.limit) - cost as f64;
             time = time.max(sent);
         }
         (level + rate * seconds(time, at)).min(from.limit)
+    }
+
+    /// How fast a bucket of this limit fills, per second.
+    fn filling(&self, limit: f64) -> f64 {
+        limit / self.kind.period.as_secs_f64()
     }
 
     /// For how many seconds behind a snapshot the rate of others is believed.
@@ -287,8 +325,10 @@ impl Told {
         if self.kind.is_bucket {
             let others = self.fading(now) * seconds(self.newest.sent, now).min(self.others_for());
             (self.level - self.unseen + self.rate() * seconds(self.at, now)).min(limit) - others
-        } else if self.kind.ends_whole() {
-            match self.whole_at(sends) {
+        } else if self.kind.is_open() {
+            self.level_of_either(now, sends)
+        } else if self.kind.is_long() {
+            match self.whole_at() {
                 // What goes at that very instant is of the new window.
                 at if at <= now => limit - sends.since(at - Duration::from_nanos(1), self.counted) as f64,
                 _ => self.newest.remaining - self.behind(now, sends),
@@ -336,20 +376,11 @@ impl Told {
         if now < self.newest.sent + self.kind.period + GUARD { self.others } else { 0.0 }
     }
 
-    /// When a window comes back that is waited for as a whole. The reset was true when the provider wrote it: of a long
-    /// window the later of what that may have been, of a short one the likelier. What may be a bucket yet has to make up for
-    /// what has gone behind the snapshot as well.
-    fn whole_at(&self, sends: &Sends) -> Instant {
+    /// When a window comes back as a whole. The reset was true when the provider wrote it: of a long window the later of what
+    /// that may have been, of a short one the likelier.
+    fn whole_at(&self) -> Instant {
         let reset_after = self.newest.reset.map_or(self.kind.period, |reset| reset.after + reset.grain);
-        if self.kind.is_long() {
-            return self.newest.heard + reset_after;
-        }
-        let at = self.newest.sent + reset_after + GUARD;
-        let behind = sends.behind(self.newest.ticket, at, self.counted) as f64;
-        match self.kind.is_open() {
-            true => after(at, behind / self.newest.limit * self.kind.shortest_period().as_secs_f64()),
-            false => at,
-        }
+        if self.kind.is_long() { self.newest.heard + reset_after } else { self.newest.sent + reset_after + GUARD }
     }
 
     /// Behind a long silence it is not kept any more: others' use may have raised it, and without a send nothing lowers it.
@@ -363,7 +394,8 @@ impl Told {
         let is_low = priority == Priority::Low;
         let kept = if self.kind.is_bucket && !is_low {
             let times = if self.is_of_others() { 3.0 } else { 1.0 };
-            (self.rate().min(cap) * RESERVE_SECONDS).min(RESERVE * limit) * times
+            let rate = self.rate().min(cap);
+            ((rate * RESERVE_SECONDS).min(RESERVE * limit) * times).max(rate * GUARD.as_secs_f64())
         } else if !self.kind.is_bucket && is_low && self.high_at.is_some_and(|at| now < at + CUSHION_FOR) {
             CUSHION * limit
         } else {
@@ -385,10 +417,12 @@ impl Told {
                 now
             } else if self.kind.is_bucket {
                 self.filled_at(now, needed, needed - level, sends)
-            } else if self.kind.ends_whole() {
-                let at = self.whole_at(sends);
+            } else if self.kind.is_open() {
+                self.reached_by_either(now, needed, sends)
+            } else if self.kind.is_long() {
+                let at = self.whole_at();
                 // The next window is used up as well, and no answer has told of it yet.
-                if at > now { at } else { (at + self.kind.shortest_period()).max(now) }
+                if at > now { at } else { (at + self.kind.period).max(now) }
             } else {
                 self.back_at(now, needed - self.logged(now, sends), sends)
             }

@@ -19,7 +19,7 @@ impl Told {
             left: self.level(now, sends),
             margin: self.margin.get(),
             others: self.others,
-            whole_in_s: self.kind.ends_whole().then(|| away(now, self.whole_at(sends))),
+            whole_in_s: self.kind.ends_whole().then(|| away(now, self.whole_at())),
             heard_s_ago: seconds(self.newest.sent, now),
             low_turn_in_s: seconds(now, self.turn),
             high_s_ago: self.high_at.map(|at| seconds(at, now)),
@@ -35,7 +35,8 @@ impl Told {
         let limit = Some(kept.limit).filter(|limit| (1..=MOST).contains(limit))? as f64;
         let kind = Kind::recall(kept, now);
         let rate = limit / kind.period.as_secs_f64();
-        let age = sane(kept.heard_s_ago, 0.0..=LONGEST_S, 0.0);
+        // What may be a bucket has filled for so long before it counts.
+        let age = if kind.is_open() { GUARD.as_secs_f64() } else { sane(kept.heard_s_ago, 0.0..=LONGEST_S, 0.0) };
         let left = sane(kept.left, -limit..=limit, 0.0);
         let others = sane(kept.others, if kind.is_bucket { -rate..=rate } else { 0.0..=limit }, 0.0);
         let drift = others / kind.period.as_secs_f64() * age;
