@@ -13,6 +13,9 @@ from support import echo, gateway, simulator
 
 THREADS, CALLS = 50, 20
 LIMIT = 20  # requests a second
+# So many may go too many: in the first moments it is not known yet which refusals are the limit's, and of a limit of a second
+# a machine that stands still for a tenth of it lets calls arrive together that left apart.
+HANDFUL = 3
 
 
 def run(seed, share, more):
@@ -52,7 +55,7 @@ limits = {{ requests_per_minute = {LIMIT * 60} }}
         return right, lost, mixed, took, ledger
 
 
-def check(seed, share, more, slack, handful=0):
+def check(seed, share, more, slack):
     right, lost, mixed, took, ledger = run(seed, share, more)
     attempts = ledger["requests"]
     over_limit = ledger["limited"]
@@ -65,7 +68,7 @@ def check(seed, share, more, slack, handful=0):
     problems = lost[:3] + mixed[:3]
     if len(right) != THREADS * CALLS or lost or mixed:
         problems.append("not every call has its own answer")
-    if over_limit > handful:
+    if over_limit > HANDFUL:
         problems.append("the limit was exceeded")
     if took > allowed:
         problems.append("it took too long")
@@ -77,9 +80,8 @@ def check(seed, share, more, slack, handful=0):
 def main():
     seeds = [int(seed) for seed in sys.argv[1:]] or [1]
     results = [check(seed, 0.02, "", slack=1.15) for seed in seeds]
-    # One call in twenty is refused by chance, and each time all wait for the second that the refusal names. In the first
-    # moments a call or two may go too many, before it is known which refusals are the limit's.
-    results.append(check(seeds[0], 0.05, "retry = { max_attempts = 10 }", slack=2.0, handful=3))
+    # One call in twenty is refused by chance, and each time all wait for the second that the refusal names.
+    results.append(check(seeds[0], 0.05, "retry = { max_attempts = 10 }", slack=2.0))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     sys.exit(not all(results))
 
