@@ -196,7 +196,13 @@ fn limits(run: &Run, all: &mut Vec<Finding>) {
         (true, Kind::Tens) => Some(if is_halved { 0.94 } else { 0.96 }),
         (true, _) => Some(if is_halved { 0.95 } else { 0.98 }),
     };
-    all.extend(used.map(|used| least("share of the limit used", run.utilisation(0.0), used)));
+    // A call that is larger than a window, but may fit for all one knows, goes when all of a window is there: for as long
+    // nothing else does.
+    let was_let_go =
+        |job: &&Job| is_doubtful(scenario, job) && job.ended.as_ref().is_some_and(|(at, _)| *at > job.submitted);
+    let drained = run.jobs.iter().filter(was_let_go).count() as f64;
+    let given_up = if kind == Kind::Tens { drained * 10.0 / scenario.seconds } else { 0.0 };
+    all.extend(used.map(|used| least("share of the limit used", run.utilisation(0.0), used - given_up)));
     if cap == Cap::Below || (truth.tells() && kind == Kind::Bucket) {
         // Whoever asks for what does not fit learns it from a refusal or two.
         let excused = run.jobs.iter().filter(|job| is_doubtful(scenario, job)).count() * 2;
