@@ -161,6 +161,10 @@ proptest! {
             }
             if one.ready(now, &asks(group)) == Ready::Now {
                 let answer = world.answer(now);
+                if answer.1 {
+                    // What it teaches depends on what went before it to the moment, and the log is coarser than that.
+                    break;
+                }
                 let permit = one.reserve(now, &asks(group));
                 take(&mut one, permit, tokens, &answer, now);
                 let permit = other.reserve(now, &asks(named));
