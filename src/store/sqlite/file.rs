@@ -1,13 +1,14 @@
 //! Opening the file: nobody else has it, it is ours, it is whole, it is up to date. A file that is not ours is never altered,
 //! one that is damaged neither.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::lock::Lock;
 use super::room::{AskSpace, Room, space};
 use super::{Sqlite, beside, error_of, migrations};
 use crate::clock::Dice;
@@ -51,7 +52,7 @@ pub(in crate::store) fn open(file: &Path, mut options: Options) -> Result<(Sqlit
     if let Some(kind) = network(&folder) {
         return Err(OpenError::Network { file, kind });
     }
-    let lock = lock(&file)?;
+    let lock = Lock::take(&file)?;
     let is_new = match fs::metadata(&file) {
         Ok(metadata) => metadata.len() == 0,
         Err(error) if error.kind() == io::ErrorKind::NotFound => true,
@@ -107,28 +108,6 @@ fn place(file: &Path) -> Result<(PathBuf, PathBuf), OpenError> {
     }
     let folder = file.parent().unwrap_or(Path::new("/")).to_owned();
     Ok((folder, file))
-}
-
-/// Takes the store for this process, and says so in `FILE.lock`, which stays: a lock file that is removed can be locked twice.
-fn lock(file: &Path) -> Result<File, OpenError> {
-    let system = |error: io::Error| OpenError::System { file: file.to_owned(), detail: error.to_string() };
-    let mut options = private();
-    let mut lock = options.read(true).write(true).create(true).open(beside(file, ".lock")).map_err(system)?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            let _ = (&mut lock).take(32).read_to_string(&mut text);
-            return Err(OpenError::Locked { file: file.to_owned(), pid: text.trim().parse().ok() });
-        }
-        Err(TryLockError::Error(error)) => return Err(system(error)),
-    }
-    let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
-    // On a full disk the lock holds as well; only its owner's number is not told.
-    if written.is_err() {
-        let _ = lock.set_len(0);
-    }
-    Ok(lock)
 }
 
 /// Makes the file under another name first: under its own it is whole from the beginning, whenever the power goes.
@@ -256,7 +235,7 @@ fn flags(access: OpenFlags) -> OpenFlags {
     access | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
-fn private() -> OpenOptions {
+pub(super) fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);

@@ -1,6 +1,6 @@
 //! The kind that is one SQLite file: written by one thread, read beside it by another.
 //!
-//! `file` opens it or says why not, `migrations` bring its tables up to date, `room` watches the disk. One file a noun has the
+//! `file` opens it or says why not, `lock` keeps others out, `migrations` bring its tables up to date, `room` watches the disk. One file a noun has the
 //! statements; every statement that callers cause finds its rows by an index, which `plans` holds in every test.
 
 mod batches;
@@ -9,6 +9,7 @@ mod file;
 mod files;
 mod job_records;
 mod jobs;
+mod lock;
 mod memories;
 mod migrations;
 mod outbox;
@@ -17,13 +18,13 @@ mod plans;
 mod room;
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::path::Path;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Params, Row, ffi};
 
 pub(super) use self::file::{Options, open};
+use self::lock::Lock;
 use self::room::Room;
 use super::engine::Engine;
 use super::planted::{self, Point};
@@ -43,7 +44,7 @@ pub(super) struct Sqlite {
     /// The opening it belongs to.
     owner: Owner,
     /// Held for as long as it is open for writing.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
     room: Option<Room>,
     log_max_pages: i64,
     /// Bytes of bodies since the transaction began.
